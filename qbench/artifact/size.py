@@ -1,0 +1,97 @@
+"""Where the bytes of an artefact go."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from qbench.artifact.files import from_bytes, read
+from qbench.artifact.tensors import parts
+from qbench.program.encodings import Encoding, Sparse
+
+
+@dataclass(frozen=True)
+class TensorSize:
+    """The size of one stored tensor.
+
+    Args:
+        name: "NODE.ROLE".
+        shape: Of the decoded tensor.
+        encoding: float, affine, codebook, or sparse-float, sparse-affine, sparse-codebook.
+        bits: Per code, index or float value.
+        elements: Of the decoded tensor.
+        bytes: Of all its arrays in the file: codes, scales, zero points, centroids, mask.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    encoding: str
+    bits: int
+    elements: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SizeReport:
+    """The size of an artefact. The six parts in bytes sum to ``size_bytes``.
+
+    Args:
+        size_bytes: Length of the file.
+        codes_bytes: Affine codes and codebook indices, packed.
+        codebooks_bytes: Centroids, with their scales where they are quantized themselves.
+        scales_bytes: Scales and zero points of affine tensors.
+        floats_bytes: Float tensors: biases, batch norm, weights left alone.
+        masks_bytes: Masks of sparse tensors, one bit per element.
+        container_bytes: The header and the checksum.
+        theoretical_bits: Bits of all values above at their own width, without padding and without container.
+        tensors: One entry per stored tensor, in execution order.
+    """
+
+    size_bytes: int
+    codes_bytes: int
+    codebooks_bytes: int
+    scales_bytes: int
+    floats_bytes: int
+    masks_bytes: int
+    container_bytes: int
+    theoretical_bits: int
+    tensors: tuple[TensorSize, ...]
+
+
+def size_report(source: Path | bytes) -> SizeReport:
+    """Split the size of an artefact, a file or its content, into its parts; the file is verified first.
+
+    Raises:
+        ArtifactError: as :func:`qbench.artifact.load`.
+    """
+    data = source if isinstance(source, bytes) else read(source)
+    program = from_bytes(data, "the artefact" if isinstance(source, bytes) else str(source))
+    by_category: Counter[str] = Counter()
+    tensors: list[TensorSize] = []
+    exact_bits = 0
+    for name, encoding in program.tensors.items():
+        size = 0
+        for part in parts(name, encoding):
+            by_category[part.category] += part.size_bytes
+            size += part.size_bytes
+            exact_bits += part.exact_bits
+        shape = tuple(encoding.shape)
+        tensors.append(TensorSize(name, shape, _kind(encoding), encoding.bits, math.prod(shape), size))
+    return SizeReport(
+        size_bytes=len(data),
+        codes_bytes=by_category["codes"],
+        codebooks_bytes=by_category["codebooks"],
+        scales_bytes=by_category["scales"],
+        floats_bytes=by_category["floats"],
+        masks_bytes=by_category["masks"],
+        container_bytes=len(data) - by_category.total(),
+        theoretical_bits=exact_bits,
+        tensors=tuple(tensors),
+    )
+
+
+def _kind(encoding: Encoding) -> str:
+    kind = type(encoding).__name__.lower()
+    return f"{kind}-{type(encoding.inner).__name__.lower()}" if isinstance(encoding, Sparse) else kind

@@ -1,0 +1,160 @@
+"""From the files of finished stages to the figures of a record: accuracy, size, complexity, error per layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from qbench.artifact import SizeReport, load, size_report
+from qbench.measure.accuracy import Predictions, agreement_percent
+from qbench.measure.complexity import (
+    activation_high_water_bytes,
+    effective_parameters,
+    input_bits,
+    layer_bops,
+    layer_macs,
+    num_parameters,
+)
+from qbench.measure.intervals import paired_difference, wilson_interval
+from qbench.measure.sqnr import sqnr_db, weight_sqnr
+from qbench.program.encodings import Float
+from qbench.program.graph import Program
+from qbench.program.transform import fold_batch_norm
+from qbench.record import Record
+from qbench.stages import ARTIFACT, PREDICTIONS, read_facts
+
+
+def assess(record: Record, trained: Path, own: Path, baseline: Path, own_score: Path, baseline_score: Path) -> Record:
+    """Fill the accuracy, size, complexity and provenance fields from the folders of a run's stages."""
+    training, quantizing, scoring = read_facts(trained), read_facts(own), read_facts(own_score)
+    program, reference = load(own / ARTIFACT), load(baseline / ARTIFACT)
+    sizes = size_report(own / ARTIFACT)
+    record = replace(
+        record,
+        train_seconds=training["train_seconds"],
+        train_precision=training["precision"],
+        history=tuple(training["history"]),
+        quantize_seconds=quantizing["quantize_seconds"],
+        artifact_sha256=quantizing["artifact_sha256"],
+        latency_kind=scoring["latency_kind"],
+    )
+    record = _with_accuracy(record, _predictions(own_score), _predictions(baseline_score))
+    record = _with_size(record, sizes, (baseline / ARTIFACT).stat().st_size, program)
+    record = _with_layers(record, program, reference, sizes)
+    return replace(record, warning=_warnings(record, program))
+
+
+def _predictions(folder: Path) -> Predictions:
+    stored = load_file(folder / PREDICTIONS)
+    return Predictions(stored["logits"], stored["labels"])
+
+
+def _with_accuracy(record: Record, own: Predictions, baseline: Predictions) -> Record:
+    right, right_before = own.correct, baseline.correct
+    low, high = wilson_interval(int(right.sum()), len(right))
+    difference = paired_difference(right.numpy(), right_before.numpy())
+    loss = own.loss
+    return replace(
+        record,
+        n_test=len(right),
+        top1_percent=own.top1_percent,
+        top1_low_percent=low,
+        top1_high_percent=high,
+        top5_percent=own.top5_percent,
+        loss=loss if math.isfinite(loss) else None,
+        top1_baseline_percent=baseline.top1_percent,
+        delta_points=difference.difference_points,
+        delta_low_points=difference.low,
+        delta_high_points=difference.high,
+        delta_p_value=difference.p_value,
+        agreement_percent=agreement_percent(own.logits, baseline.logits),
+    )
+
+
+def _with_size(record: Record, sizes: SizeReport, baseline_bytes: int, program: Program) -> Record:
+    weights = {f"{node.name}.weight" for node in program.layers()}
+    stored = [tensor for tensor in sizes.tensors if tensor.name in weights]
+    elements = sum(tensor.elements for tensor in stored)
+    return replace(
+        record,
+        size_bytes=sizes.size_bytes,
+        size_baseline_bytes=baseline_bytes,
+        codes_bytes=sizes.codes_bytes,
+        codebooks_bytes=sizes.codebooks_bytes,
+        scales_bytes=sizes.scales_bytes,
+        floats_bytes=sizes.floats_bytes,
+        masks_bytes=sizes.masks_bytes,
+        container_bytes=sizes.container_bytes,
+        theoretical_bytes=sizes.theoretical_bits / 8,
+        compression_ratio=baseline_bytes / sizes.size_bytes,
+        bits_per_weight=8 * sum(tensor.bytes for tensor in stored) / elements if elements else None,
+        parameters=num_parameters(program),
+        effective_parameters=effective_parameters(sizes.size_bytes),
+    )
+
+
+def _with_layers(record: Record, program: Program, reference: Program, sizes: SizeReport) -> Record:
+    """Per layer: shape, encoding, bits, bytes, operations, SQNR against the float weights (folded alike)."""
+    folded = {node.name for node in program.nodes} != {node.name for node in reference.nodes}
+    comparable = fold_batch_norm(reference) if folded else reference
+    sqnr = weight_sqnr(comparable, program)
+    macs, bops = layer_macs(program), layer_bops(program)
+    stored = {tensor.name: tensor for tensor in sizes.tensors}
+    layers: list[dict[str, Any]] = []
+    for node in program.layers():
+        tensor = stored[f"{node.name}.weight"]
+        layers.append(
+            {
+                "layer": node.name,
+                "op": node.op,
+                "shape": list(tensor.shape),
+                "encoding": tensor.encoding,
+                "weight_bits": tensor.bits,
+                "act_bits": input_bits(program, node.name),
+                "bytes": tensor.bytes,
+                "macs": macs[node.name],
+                "bops": bops[node.name],
+                "sqnr_db": _finite(sqnr.get(node.name)),
+            }
+        )
+    return replace(
+        record,
+        layers=tuple(layers),
+        macs=sum(macs.values()),
+        bops=sum(bops.values()),
+        sqnr_db=_finite(_total_sqnr(comparable, program)),
+        activation_high_water_bytes=activation_high_water_bytes(program, 1),
+    )
+
+
+def _total_sqnr(reference: Program, program: Program) -> float:
+    """SQNR of all layer weights together."""
+    import torch
+
+    names = [node.name for node in program.layers()]
+    before = torch.cat([reference.weight(name).flatten() for name in names])
+    after = torch.cat([program.weight(name).flatten() for name in names])
+    return sqnr_db(before, after)
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity: the SQNR of unchanged weights is left empty."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _warnings(record: Record, program: Program) -> str | None:
+    """What a reader should distrust about this row."""
+    found = []
+    classes = program.provenance.get("classes") or []
+    chance = 100.0 / len(classes) if classes else None
+    if chance is not None and record.top1_low_percent is not None and record.top1_low_percent <= chance:
+        found.append(f"chance level: top-1 is not above {chance:.3g} %")
+    compressed = [layer for layer in record.layers if layer["encoding"] != "float"]
+    untouched = [node.name for node in program.layers() if isinstance(program.tensors[f"{node.name}.weight"], Float)]
+    if compressed and untouched:
+        found.append(f"left float: {', '.join(untouched)}")
+    return "; ".join(found) or None

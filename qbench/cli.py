@@ -1,0 +1,182 @@
+"""The command line: a thin dispatcher. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from qbench import __version__
+
+HELP = f"""qbench {__version__}: what does quantizing a network cost in accuracy, and what does it buy?
+
+usage: qbench VERB [...]
+
+  run [-m] [--config-dir DIR] [KEY=VALUE ...]   train, quantize, evaluate; -m sweeps over comma lists
+  list [GROUP]                                  data sets, models, methods, ... and their parameters
+  report [PATH]                                 the table of all records (default: outputs/records)
+  inspect FILE [--baseline FILE]                what is inside an artefact, layer by layer
+  doctor                                        versions, instruction sets, data sets and store of this machine
+  help                                          this text
+
+examples
+  qbench run method=kmeans bits=4                               the embedded digits, a small network
+  qbench run -m method=linear,kmeans bits=8,4,2                 a sweep; the float baseline is trained once
+  qbench run dataset=cifar10 model=vgg16 method=kmeans bits=4   downloads CIFAR-10 where it is missing
+  qbench run model=vgg16 dry=true                               print the plan and stop
+  qbench run method=kmeans --cfg job                            print the composed config
+  eval "$(qbench -sc install=bash)"                             completion of groups, options and keys
+
+Keys of a run: bits act_bits seed device threads limit_train limit_test tiny dry data_dir output_dir store_dir
+traceback, and everything in the groups dataset model method train runtime measure.
+Folders: QBENCH_DATA, QBENCH_STORE, QBENCH_OUTPUTS.
+Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted.
+"""
+HYDRA_FLAGS = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--hydra-help",
+    "--shell-completion",
+    "-sc",
+    "--package",
+    "-p",
+    "--resolve",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``qbench`` command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _dispatch(words)
+    except KeyboardInterrupt:
+        print("interrupted; finished stages are kept, the same command goes on from there", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def _dispatch(words: list[str]) -> int:
+    from qbench.errors import QBenchError
+
+    if not words or words[0] in ("help", "--help", "-h"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(f"qbench {__version__}")
+        return 0
+    if words[0] in ("-sc", "--shell-completion"):
+        return _complete(words)
+    verb = VERBS.get(words[0])
+    try:
+        if verb is None:
+            from qbench.catalog import nearest
+            from qbench.errors import ConfigError
+
+            raise ConfigError(f"unknown verb {words[0]!r}.{nearest(words[0], list(VERBS))} Verbs: {', '.join(VERBS)}.")
+        return verb(words[1:])
+    except QBenchError as error:
+        for line in str(error).splitlines():
+            print(f"qbench: {line}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(words: list[str]) -> int:
+    if any(word in ("-h", "--help") for word in words):
+        print(HELP, end="")
+        return 0
+    if any(word.split("=")[0] in HYDRA_FLAGS for word in words):
+        return _hydra(words)
+    from qbench.sweep import run_sweep
+
+    multirun, config_dir, overrides = _run_flags(words)
+    return run_sweep(overrides, config_dir, multirun)
+
+
+def _run_flags(words: list[str]) -> tuple[bool, str | None, list[str]]:
+    """Split off -m and --config-dir; any other flag is refused."""
+    from qbench.errors import ConfigError
+
+    multirun, config_dir, overrides = False, None, []
+    rest = iter(words)
+    for word in rest:
+        if word in ("-m", "--multirun"):
+            multirun = True
+        elif word.split("=")[0] in ("--config-dir", "-cd"):
+            config_dir = word.partition("=")[2] or next(rest, None)
+            if not config_dir or not os.path.isdir(config_dir):  # noqa: PTH112 - pathlib is not needed for a refusal
+                raise ConfigError(f"--config-dir {config_dir}: no such folder.")
+        elif word.startswith("-"):
+            raise ConfigError(f"unknown flag {word!r}; flags of run are -m and --config-dir DIR, keys are KEY=VALUE.")
+        else:
+            overrides.append(word)
+    return multirun, config_dir, overrides
+
+
+def _hydra(words: list[str]) -> int:
+    """Hydra's own flags (--cfg, --info, completion) are answered by Hydra."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from qbench.catalog import builtin_configs
+
+    sys.argv = ["qbench", *words]
+
+    def ignore(_: DictConfig) -> None:
+        """Run nothing: the flags that lead here only print."""
+
+    hydra.main(version_base="1.3", config_path=str(builtin_configs().resolve()), config_name="config")(ignore)()
+    return 0
+
+
+def _complete(words: list[str]) -> int:
+    """Complete the verb ourselves and the rest through Hydra, which knows nothing of verbs."""
+    line = os.environ.get("COMP_LINE", "")
+    typed = line.split()
+    if any("query" in word for word in words) and len(typed) > 1:
+        if typed[1] not in VERBS or (len(typed) == 2 and not line.endswith(" ")):
+            print(" ".join(verb for verb in VERBS if verb.startswith(typed[1])))
+            return 0
+        if typed[1] != "run":
+            return 0
+        shortened = line.replace(f" {typed[1]}", "", 1)
+        os.environ["COMP_LINE"] = shortened
+        os.environ["COMP_POINT"] = str(len(shortened))
+    return _hydra(words)
+
+
+def _list(words: list[str]) -> int:
+    from qbench.describe import list_options
+
+    return list_options(words)
+
+
+def _report(words: list[str]) -> int:
+    from qbench.describe import report
+
+    return report(words)
+
+
+def _inspect(words: list[str]) -> int:
+    from qbench.describe import inspect
+
+    return inspect(words)
+
+
+def _doctor(words: list[str]) -> int:
+    from qbench.doctor import doctor
+
+    return doctor(words)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "list": _list,
+    "report": _report,
+    "inspect": _inspect,
+    "doctor": _doctor,
+}

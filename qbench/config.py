@@ -1,0 +1,121 @@
+"""The schema of a run: frozen dataclasses, filled by :mod:`qbench.compose`, read by every stage. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One option of a config group: the dotted ``target`` to build and its flat parameters."""
+
+    name: str
+    target: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """What a content key needs to know: the target and its parameters, not the name of the YAML."""
+        return {"target": self.target, "params": dict(self.params)}
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training images: mirror, shift by up to ``crop_padding`` pixels, a ``cutout`` pixel hole."""
+
+    flip: bool = False
+    crop_padding: int = 0
+    cutout: int = 0
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """A data set and how its training split is divided."""
+
+    choice: Choice
+    augment: AugmentConfig = AugmentConfig()
+    validation_fraction: float = 0.1
+    calibration_images: int = 512
+    split_seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A network, the smallest input it takes, and where its weights come from (None: they are trained)."""
+
+    choice: Choice
+    min_channels: int = 1
+    min_size: int = 1
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The float training recipe. ``epochs`` 0 keeps the initial (or given) weights."""
+
+    epochs: int = 16
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_fraction: float = 0.2
+    label_smoothing: float = 0.1
+    grad_clip: float = 0.0
+    ema_decay: float = 0.0
+    mixup_alpha: float = 0.0
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What the profile stage measures and how hard it tries."""
+
+    latency: bool = True
+    memory: bool = True
+    batch_sizes: tuple[int, ...] = (1, 32)
+    min_rounds: int = 15
+    max_seconds: float = 20.0
+    turn_seconds: float = 0.1
+    ratio_tolerance: float = 0.05
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One cell: dataset x model x method on one seed. ``limit_*`` bound the number of images (None: all)."""
+
+    dataset: DatasetConfig
+    model: ModelConfig
+    method: Choice
+    train: TrainConfig
+    runtime: Choice
+    measure: MeasureConfig
+    seed: int
+    device: str
+    threads: int
+    data_dir: Path
+    output_dir: Path
+    store_dir: Path
+    limit_train: int | None = None
+    limit_test: int | None = None
+    tiny: bool = False
+    dry: bool = False
+
+    @property
+    def label(self) -> str:
+        """How messages call this run."""
+        return f"{self.dataset.choice.name} {self.model.choice.name} {self.method.name}"
+
+    @property
+    def weight_bits(self) -> int | None:
+        """The weight bit-width asked of the method; None where the method has none."""
+        bits = self.method.params.get("weight_bits")
+        return None if bits is None else int(bits)
+
+    @property
+    def act_bits(self) -> int | None:
+        """The activation bit-width asked of the method; None where activations stay float."""
+        bits = self.method.params.get("act_bits")
+        return None if bits is None else int(bits)

@@ -1,0 +1,216 @@
+"""Latency as a pair: a candidate and its float baseline, one process each, in turns, until the ratio is sure enough.
+
+Turns alternate candidate, baseline, candidate, baseline, so that heat, clock and neighbours touch both alike; while
+one runs the other sleeps. What is compared is the ratio within each pair of turns, not two averages taken apart.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qbench.measure.worker import EngineSpec, Worker
+
+Turn = Callable[[int], Sequence[float]]  # run that many timed calls; seconds of each
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """How long to measure.
+
+    Args:
+        min_rounds: Rounds (one turn of each engine) measured in any case, >= 2.
+        max_seconds: No new round starts after this many seconds; the warm-up does not count.
+        relative_half_width: Stop once the interval's half-width is at most this share of the ratio.
+        turn_seconds: About how long a turn lasts; decides how many calls it holds.
+        warmup_calls: Calls of each engine before measuring, >= 1; they also tell how long a call takes.
+        confidence: Of the ratio's interval, in (0, 1).
+        resamples: Bootstrap resamples, >= 1.
+        seed: Of the bootstrap.
+    """
+
+    min_rounds: int = 10
+    max_seconds: float = 60.0
+    relative_half_width: float = 0.02
+    turn_seconds: float = 0.1
+    warmup_calls: int = 5
+    confidence: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.min_rounds < 2 or self.warmup_calls < 1 or self.resamples < 1:
+            raise ValueError("min_rounds must be at least 2, warmup_calls and resamples at least 1")
+        if not 0 < self.confidence < 1 or self.relative_half_width <= 0 or self.turn_seconds <= 0:
+            raise ValueError("confidence must lie in (0, 1); relative_half_width and turn_seconds must be positive")
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """Latency of one batch, in milliseconds, and the speed-up over the baseline.
+
+    The latency of a round is the median over its calls; ``*_ms_median`` and ``*_ms_iqr`` (third minus first quartile)
+    are over rounds. ``ratio`` is the median over rounds of baseline / candidate, above 1 where the candidate is
+    faster; [ratio_low, ratio_high] is its bootstrap percentile interval. Looking at the interval after every round
+    and stopping once it is narrow makes it slightly too narrow. ``converged`` tells whether it got narrow enough.
+    ``*_kind`` is the kind of kernel as the runtime states it (float, simulated, integer), None where it does not.
+    """
+
+    batch_size: int
+    threads: int
+    rounds: int
+    candidate_ms_median: float
+    candidate_ms_iqr: float
+    baseline_ms_median: float
+    baseline_ms_iqr: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    confidence: float
+    converged: bool
+    warmup_calls: int
+    candidate_calls_per_round: int
+    baseline_calls_per_round: int
+    candidate_kind: str | None = None
+    baseline_kind: str | None = None
+
+
+def measure_pair(
+    candidate: EngineSpec,
+    baseline: EngineSpec,
+    *,
+    batch_size: int,
+    settings: LatencySettings | None = None,
+    start_timeout: float = 120.0,
+    answer_timeout: float = 600.0,
+) -> LatencyResult:
+    """Measure two engines against each other, each in its own process.
+
+    Args:
+        candidate: The engine whose speed-up is asked for.
+        baseline: What it is compared with; same number of threads.
+        batch_size: Images per call, >= 1.
+        settings: How long to measure; the defaults if None.
+        start_timeout: Seconds an engine may take to load.
+        answer_timeout: Seconds one turn may take.
+
+    Raises:
+        QBenchError: an engine died or did not answer in time; no process is left behind.
+        ValueError: batch_size < 1, or the engines differ in threads.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if candidate.threads != baseline.threads:
+        raise ValueError(f"the engines use {candidate.threads} and {baseline.threads} threads; that is no comparison")
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(engine, start_timeout=start_timeout, answer_timeout=answer_timeout))
+            for engine in (candidate, baseline)
+        ]
+        return measure_workers(workers[0], workers[1], batch_size=batch_size, settings=settings)
+
+
+def measure_workers(
+    candidate: Worker, baseline: Worker, *, batch_size: int, settings: LatencySettings | None = None
+) -> LatencyResult:
+    """Measure two running engines against each other; what :func:`measure_pair` does once they are loaded."""
+    result = run_rounds(
+        _turn(candidate, batch_size),
+        _turn(baseline, batch_size),
+        settings or LatencySettings(),
+        batch_size=batch_size,
+        threads=candidate.engine.threads,
+    )
+    return replace(result, candidate_kind=candidate.ready.get("kind"), baseline_kind=baseline.ready.get("kind"))
+
+
+def run_rounds(
+    candidate: Turn,
+    baseline: Turn,
+    settings: LatencySettings,
+    *,
+    batch_size: int,
+    threads: int,
+    clock: Clock = time.monotonic,
+) -> LatencyResult:
+    """Alternate two engines and summarise: the whole of :func:`measure_pair` but the processes.
+
+    Args:
+        candidate: Runs the given number of timed calls and returns the seconds of each, > 0.
+        baseline: The same for the baseline.
+        settings: How long to measure.
+        batch_size: Recorded in the result.
+        threads: Recorded in the result.
+        clock: Seconds on a clock that never goes back.
+    """
+    candidate_calls = _calls_per_turn(candidate(settings.warmup_calls), settings)
+    baseline_calls = _calls_per_turn(baseline(settings.warmup_calls), settings)
+    start = clock()
+    candidate_ms: list[float] = []
+    baseline_ms: list[float] = []
+    while True:
+        candidate_ms.append(1e3 * float(np.median(candidate(candidate_calls))))
+        baseline_ms.append(1e3 * float(np.median(baseline(baseline_calls))))
+        rounds = len(candidate_ms)
+        if rounds < settings.min_rounds:
+            continue
+        ratios = np.array(baseline_ms) / np.array(candidate_ms)
+        ratio = float(np.median(ratios))
+        low, high = bootstrap_median_interval(ratios, settings)
+        converged = (high - low) / 2 <= settings.relative_half_width * ratio
+        if converged or clock() - start >= settings.max_seconds:
+            break
+    return LatencyResult(
+        batch_size=batch_size,
+        threads=threads,
+        rounds=rounds,
+        candidate_ms_median=float(np.median(candidate_ms)),
+        candidate_ms_iqr=_iqr(candidate_ms),
+        baseline_ms_median=float(np.median(baseline_ms)),
+        baseline_ms_iqr=_iqr(baseline_ms),
+        ratio=ratio,
+        ratio_low=low,
+        ratio_high=high,
+        confidence=settings.confidence,
+        converged=converged,
+        warmup_calls=settings.warmup_calls,
+        candidate_calls_per_round=candidate_calls,
+        baseline_calls_per_round=baseline_calls,
+    )
+
+
+def bootstrap_median_interval(values: NDArray[np.float64], settings: LatencySettings) -> tuple[float, float]:
+    """Percentile bootstrap interval of the median of ``values`` [n], n >= 1; the same values give the same interval.
+
+    Source: B. Efron, R. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+    """
+    picks = np.random.default_rng(settings.seed).integers(0, len(values), (settings.resamples, len(values)))
+    medians = np.median(values[picks], axis=1)
+    tail = 50 * (1 - settings.confidence)
+    low, high = np.percentile(medians, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _turn(worker: Worker, batch_size: int) -> Turn:
+    def turn(calls: int) -> Sequence[float]:
+        seconds: Sequence[float] = worker.request(batch_size, calls)["seconds"]
+        return seconds
+
+    return turn
+
+
+def _calls_per_turn(warmup_seconds: Sequence[float], settings: LatencySettings) -> int:
+    # the fastest call: the first ones still compile, allocate and fill caches
+    return max(1, math.ceil(settings.turn_seconds / max(min(warmup_seconds), 1e-9)))
+
+
+def _iqr(values: Sequence[float]) -> float:
+    first, third = np.percentile(values, [25, 75])
+    return float(third - first)

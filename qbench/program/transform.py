@@ -1,0 +1,85 @@
+"""Rewrites of a program that keep its function: batch norm folding; and the choice of edges to quantize."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from qbench.program.encodings import Encoding, Float
+from qbench.program.graph import WEIGHTED, Node, Program
+
+_MAKES_NEW_VALUES = (*WEIGHTED, "add", "mul", "concat", "avg_pool2d", "adaptive_avg_pool2d", "hard_swish", "hard_sigmoid",
+                     "sigmoid", "silu", "gelu", "batch_norm")  # fmt: skip
+_FUSED_ACTIVATIONS = ("relu", "relu6", "hard_swish", "silu", "gelu", "hard_sigmoid", "sigmoid")
+
+
+def fold_batch_norm(program: Program) -> Program:
+    """Merge every batch norm that alone reads a convolution (or linear layer) into its weight and bias.
+
+    w' = w * gamma / sqrt(var + eps);  b' = (b - mean) * gamma / sqrt(var + eps) + beta
+
+    Computed in float64. A batch norm elsewhere stays. The result computes the same function up to float rounding.
+
+    Source: Jacob et al., arXiv:1712.05877, sec. 3.2.
+    """
+    by_name = {node.name: node for node in program.nodes}
+    tensors = dict(program.tensors)
+    renamed: dict[str, str] = {}  # batch norm -> the layer that now makes its value
+    nodes: list[Node] = []
+    for node in program.nodes:
+        source = by_name.get(node.inputs[0]) if node.inputs else None
+        foldable = (
+            node.op == "batch_norm"
+            and source is not None
+            and source.op in WEIGHTED
+            and len(program.consumers(source.name)) == 1
+            and source.name not in program.edges
+        )
+        if foldable and source is not None:
+            renamed[node.name] = source.name
+            _fold(node, source, tensors)
+        else:
+            nodes.append(replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs)))
+    edges = {renamed.get(name, name): spec for name, spec in program.edges.items()}
+    return replace(program, nodes=tuple(nodes), tensors=tensors, edges=edges)
+
+
+def _fold(norm: Node, layer: Node, tensors: dict[str, Encoding]) -> None:
+    def value(role: str) -> Tensor:
+        return tensors.pop(f"{norm.name}.{role}").decode().double()
+
+    gamma, beta, mean, var = value("weight"), value("bias"), value("running_mean"), value("running_var")
+    eps = norm.attrs["eps"]
+    assert isinstance(eps, float)
+    factor = gamma / torch.sqrt(var + eps)
+    weight = tensors[f"{layer.name}.weight"].decode().double()
+    bias = tensors.get(f"{layer.name}.bias")
+    before = bias.decode().double() if bias is not None else torch.zeros_like(mean)
+    tensors[f"{layer.name}.weight"] = Float((weight * factor.view([-1] + [1] * (weight.dim() - 1))).float())
+    tensors[f"{layer.name}.bias"] = Float(((before - mean) * factor + beta).float())
+
+
+def quantizable_edges(program: Program) -> tuple[str, ...]:
+    """The values an activation quantizer is put on: the input and every newly computed value that a later node reads.
+
+    A value that only a following activation (or batch norm) reads is left to that one, as a fused kernel would; poolings
+    that pick values (max), flattening and identities keep the grid of what they read; the logits stay float.
+    """
+    chosen = [Program.INPUT]
+    for node in program.nodes:
+        readers = program.consumers(node.name)
+        if not readers:
+            continue
+        fused_into_next = len(readers) == 1 and readers[0].op in (*_FUSED_ACTIVATIONS, "batch_norm")
+        fresh = node.op in _MAKES_NEW_VALUES or (node.op in _FUSED_ACTIVATIONS and _reads_fresh(program, node))
+        if fresh and not fused_into_next:
+            chosen.append(node.name)
+    return tuple(chosen)
+
+
+def _reads_fresh(program: Program, activation: Node) -> bool:
+    """Whether an activation is fused with what makes its input (rather than applied to an already quantized value)."""
+    source = next((node for node in program.nodes if node.name == activation.inputs[0]), None)
+    return source is not None and source.op in _MAKES_NEW_VALUES and len(program.consumers(source.name)) == 1

@@ -1,0 +1,136 @@
+"""The record of one run: everything measured, and what it takes to trace each number. Tables are rebuilt from records.
+
+Units are in the field names; a value that was not measured is None (null in JSON, empty in CSV), never 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from qbench.files import write_atomic
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run.
+
+    ``status`` is ok, failed or skipped; ``error`` says why it is not ok
+    (``error_kind`` config, expected or unexpected); ``warning`` says what to distrust.
+
+    ``top1_low_percent``/``top1_high_percent`` and ``delta_low_points``/``delta_high_points`` are 95 % intervals over
+    test images: Wilson's, and Tango's for the paired difference to the float baseline.
+    ``latency`` has one mapping per batch size; the flat ``latency_*`` fields repeat the first of them.
+    """
+
+    run_id: str
+    status: str
+    dataset: str
+    model: str
+    method: str
+    seed: int
+    runtime: str
+    error: str | None = None
+    error_kind: str | None = None
+    warning: str | None = None
+    traceback: str | None = None
+    weight_bits: int | None = None
+    act_bits: int | None = None
+    device: str | None = None
+    threads: int | None = None
+    n_test: int | None = None
+    top1_percent: float | None = None
+    top1_low_percent: float | None = None
+    top1_high_percent: float | None = None
+    top1_baseline_percent: float | None = None
+    delta_points: float | None = None
+    delta_low_points: float | None = None
+    delta_high_points: float | None = None
+    delta_p_value: float | None = None
+    top5_percent: float | None = None
+    loss: float | None = None
+    agreement_percent: float | None = None
+    size_bytes: int | None = None
+    size_baseline_bytes: int | None = None
+    codes_bytes: int | None = None
+    codebooks_bytes: int | None = None
+    scales_bytes: int | None = None
+    floats_bytes: int | None = None
+    masks_bytes: int | None = None
+    container_bytes: int | None = None
+    theoretical_bytes: float | None = None
+    compression_ratio: float | None = None
+    bits_per_weight: float | None = None
+    parameters: int | None = None
+    effective_parameters: float | None = None
+    macs: int | None = None
+    bops: int | None = None
+    sqnr_db: float | None = None
+    activation_high_water_bytes: int | None = None
+    latency_ms_median: float | None = None
+    latency_ms_iqr: float | None = None
+    latency_ratio: float | None = None
+    latency_ratio_low: float | None = None
+    latency_ratio_high: float | None = None
+    latency_kind: str | None = None
+    batch_size: int | None = None
+    peak_memory_bytes: int | None = None
+    peak_memory_baseline_bytes: int | None = None
+    train_seconds: float | None = None
+    train_precision: str | None = None
+    quantize_seconds: float | None = None
+    artifact: str | None = None
+    artifact_sha256: str | None = None
+    latency: tuple[Mapping[str, Any], ...] = ()
+    memory: Mapping[str, Any] | None = None
+    layers: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
+    stage_keys: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def save(self, folder: Path) -> Path:
+        """Write ``folder/RUN_ID.json`` whole or not at all."""
+        path = folder / f"{self.run_id}.json"
+        text = json.dumps(asdict(self), indent=1, sort_keys=True, default=str, allow_nan=False)
+        write_atomic(path, text.encode() + b"\n")
+        return path
+
+
+_KNOWN = {f.name for f in fields(Record)}
+
+
+def load_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        ValueError: Not a record, or of a format this version does not know; the message names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["format"]
+        if found != FORMAT:
+            raise ValueError(f"record format {found}; this qbench reads {FORMAT}")
+        for name in ("latency", "layers", "history"):
+            content[name] = tuple(content.get(name) or ())
+        return Record(**{key: value for key, value in content.items() if key in _KNOWN})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a record of this qbench ({error})") from error
+
+
+def load_records(folder: Path) -> tuple[list[Record], list[str]]:
+    """All records below a folder (a file stands for itself), and one line for each file that is none."""
+    records, problems = [], []
+    paths: Iterable[Path] = [folder] if folder.is_file() else sorted(folder.rglob("*.json"))
+    for path in paths:
+        try:
+            records.append(load_record(path))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    return records, problems

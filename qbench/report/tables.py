@@ -1,0 +1,214 @@
+"""Tables, always rebuilt from records: rich on the terminal; CSV, Markdown and JSON in files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from qbench.files import write_atomic
+from qbench.record import Record
+
+# the CSV's columns, in order; nested fields of a record go to the JSON only
+LEADING = (
+    "status", "error", "warning", "dataset", "model", "method", "weight_bits", "act_bits", "seed", "runtime",
+    "top1_percent", "top1_low_percent", "top1_high_percent", "top1_baseline_percent", "delta_points",
+    "delta_low_points", "delta_high_points", "delta_p_value", "top5_percent", "loss", "agreement_percent", "n_test",
+    "size_bytes", "size_baseline_bytes", "compression_ratio", "bits_per_weight", "codes_bytes", "codebooks_bytes",
+    "scales_bytes", "floats_bytes", "masks_bytes", "container_bytes", "theoretical_bytes", "parameters",
+    "effective_parameters", "macs", "bops", "sqnr_db", "latency_ms_median", "latency_ms_iqr", "latency_ratio",
+    "latency_ratio_low", "latency_ratio_high", "latency_kind", "batch_size", "threads",
+)  # fmt: skip
+TRAILING = (
+    "activation_high_water_bytes", "peak_memory_bytes", "peak_memory_baseline_bytes", "train_seconds",
+    "train_precision", "quantize_seconds", "device", "artifact", "artifact_sha256", "error_kind", "traceback", "run_id",
+)  # fmt: skip
+INTEGERS = tuple(f.name for f in fields(Record) if f.type == "int | None" or f.name == "seed")
+MARKDOWN = {
+    "dataset": "data set", "model": "model", "method": "method", "weight_bits": "w bits", "act_bits": "a bits",
+    "seed": "seed", "top1_percent": "top-1 %", "top1_interval": "95 % interval", "delta_points": "Δ points",
+    "delta_interval": "95 % interval of Δ", "agreement_percent": "agreement %", "size_bytes": "size, bytes",
+    "compression_ratio": "ratio ×", "bits_per_weight": "bits/weight", "sqnr_db": "SQNR dB",
+    "latency_ms_median": "latency ms", "latency_ratio": "speed-up ×", "latency_kind": "kernel", "n_test": "n",
+    "status": "status", "warning": "warning",
+}  # fmt: skip
+DIGITS = {"delta_points": 2, "top1_percent": 2, "agreement_percent": 2, "compression_ratio": 2, "bits_per_weight": 3,
+          "sqnr_db": 1, "latency_ms_median": 3, "latency_ratio": 2}  # fmt: skip
+
+
+def sort_records(records: Sequence[Record]) -> list[Record]:
+    """By data set, model and seed; the float baseline first, then methods by name, most bits first."""
+
+    def order(record: Record) -> tuple[Any, ...]:
+        weight, act = record.weight_bits or 0, record.act_bits or 0
+        first = 0 if record.method == "fp32" else 1
+        return (
+            record.dataset,
+            record.model,
+            record.runtime,
+            record.seed,
+            first,
+            record.method,
+            -weight,
+            -act,
+            record.run_id,
+        )
+
+    return sorted(records, key=order)
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per record, sorted; the columns of the CSV. Latency at further batch sizes gets columns of its own."""
+    rows = []
+    extra: dict[str, None] = {}
+    for record in sort_records(records):
+        row = {name: value for name, value in asdict(record).items() if name in LEADING or name in TRAILING}
+        for one in record.latency[1:]:
+            size = one["batch_size"]
+            for column, value in (("ms_median", one["candidate_ms_median"]), ("ms_iqr", one["candidate_ms_iqr"]),
+                                  ("ratio", one["ratio"]), ("ratio_low", one["ratio_low"]),
+                                  ("ratio_high", one["ratio_high"])):  # fmt: skip
+                name = f"latency_{column}_batch{size}"
+                row[name] = value
+                extra[name] = None
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=[*LEADING, *extra, *TRAILING])
+    for name in INTEGERS:
+        if name in table:
+            table[name] = table[name].astype("Int64")  # keeps whole numbers whole beside missing ones
+    return table
+
+
+def write_tables(records: Sequence[Record], folder: Path, name: str = "results") -> list[Path]:
+    """Write ``results.csv``, ``results.md`` and ``results.json``; returns their paths."""
+    table = frame(records)
+    contents = {
+        "csv": table.to_csv(index=False),
+        "md": markdown(records),
+        "json": json.dumps([asdict(record) for record in sort_records(records)], indent=1, default=str) + "\n",
+    }
+    paths = []
+    for suffix, text in contents.items():
+        path = folder / f"{name}.{suffix}"
+        write_atomic(path, text.encode())
+        paths.append(path)
+    return paths
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """A table for people, with a note on what its columns mean and where its numbers were measured."""
+    if not records:
+        return "No records.\n"
+    shown = pd.DataFrame(
+        [{title: _cell(r, column) for column, title in MARKDOWN.items()} for r in sort_records(records)]
+    )
+    kept = [title for title in shown if shown[title].astype(bool).any()]
+    return shown[kept].to_markdown(index=False, disable_numparse=True) + "\n\n" + footnote(records)
+
+
+def footnote(records: Sequence[Record]) -> str:
+    """Machines, threads and versions behind the rows; what intervals and ratios mean."""
+    places = sorted(
+        {
+            f"{r.environment.get('cpu_model') or r.environment.get('cpu', '?')}, {r.threads} threads, "
+            f"torch {r.environment.get('torch', '?')}"
+            for r in records
+            if r.status == "ok"
+        }
+    )
+    return (
+        "Accuracy, size and latency are those of the file re-loaded from disk. Intervals are over test images: Wilson's for "
+        "top-1, Tango's for the paired difference Δ to the float baseline of the same row's training. Ratios are to "
+        "that baseline saved as a file of the same format. Latency is for the batch size in the CSV; speed-up is the "
+        "median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer arithmetic."
+        + ("\n\nMeasured on: " + "; ".join(places) + "." if places else "")
+        + "\n"
+    )
+
+
+def rich_table(records: Sequence[Record], title: str | None = None) -> Table:
+    """The terminal's table. Columns that are the same in every row move to the title."""
+    ordered = sort_records(records)
+    where = {name: {getattr(r, name) for r in ordered} for name in ("dataset", "model", "seed")}
+    common = [f"{name} {next(iter(values))}" for name, values in where.items() if len(values) == 1]
+    table = Table(title=title or ", ".join(common), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    for name, values in where.items():
+        if len(values) > 1:
+            table.add_column(name)
+    for heading in ("method", "bits"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("top-1 %", "Δ points [95 %]", "size kB", "ratio ×", "bits/w", "ms b1", "speed-up ×"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("kernel")
+    noted = any(r.status != "ok" or r.warning for r in ordered)
+    if noted:
+        table.add_column("note", overflow="fold")
+    for record in ordered:
+        cells = [str(getattr(record, name)) for name, values in where.items() if len(values) > 1]
+        cells += _terminal_cells(record)
+        style = {"failed": "red", "skipped": "dim"}.get(record.status, "bold" if record.method == "fp32" else None)
+        table.add_row(*cells, *([_note(record)] if noted else []), style=style)
+    return table
+
+
+def _terminal_cells(r: Record) -> list[str]:
+    delta = (
+        ""
+        if r.delta_points is None or r.method == "fp32"
+        else f"{r.delta_points:+.2f} {_interval(r, 'delta', '_points')}"
+    )
+    speed = ""
+    if r.latency_ratio is not None and r.method != "fp32":
+        speed = f"{r.latency_ratio:.2f} [{r.latency_ratio_low:.2f}, {r.latency_ratio_high:.2f}]"
+    return [
+        r.method,
+        _bits(r),
+        _number(r.top1_percent, 2),
+        delta,
+        _number(None if r.size_bytes is None else r.size_bytes / 1000, 1),
+        _number(r.compression_ratio, 2),
+        _number(r.bits_per_weight, 2),
+        _number(r.latency_ms_median, 2),
+        speed,
+        r.latency_kind or "",
+    ]
+
+
+def _bits(r: Record) -> str:
+    weight = f"w{r.weight_bits}" if r.weight_bits is not None else ""
+    return weight + (f"a{r.act_bits}" if r.act_bits is not None else "")
+
+
+def _note(r: Record) -> str:
+    return r.warning or "" if r.status == "ok" else f"{r.status}: {r.error}"
+
+
+def _interval(r: Record, prefix: str, suffix: str) -> str:
+    low, high = getattr(r, f"{prefix}_low{suffix}"), getattr(r, f"{prefix}_high{suffix}")
+    return "" if low is None else f"[{low:.2f}, {high:.2f}]"
+
+
+def _cell(r: Record, column: str) -> str:
+    """One cell of the Markdown table; empty where there is no value."""
+    if column == "top1_interval":
+        return _interval(r, "top1", "_percent")
+    if column == "delta_interval":
+        return "" if r.method == "fp32" else _interval(r, "delta", "_points")
+    if column == "status":
+        return "" if r.status == "ok" else f"{r.status}: {r.error}"
+    value = getattr(r, column)
+    if value is None or (r.method == "fp32" and column in ("delta_points", "latency_ratio", "agreement_percent")):
+        return ""
+    if column == "size_bytes":
+        return f"{value:,}"
+    return _number(value, DIGITS[column]) if column in DIGITS else str(value)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

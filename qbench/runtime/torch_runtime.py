@@ -1,0 +1,49 @@
+"""Eager PyTorch: decoded weights, simulated activations. The accuracy reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qbench.artifact import load
+from qbench.program.graph import Program
+from qbench.program.materialize import ProgramModule, materialize
+
+
+class TorchExecutable:
+    """A materialized program in float32 without autocast."""
+
+    def __init__(self, module: ProgramModule) -> None:
+        self.module = module
+        self.kind = "simulated" if module.edges else "float"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self.module(images)
+
+
+@dataclass(frozen=True)
+class TorchRuntime:
+    """Eager PyTorch.
+
+    Args:
+        channels_last: Memory layout of images and convolution weights.
+    """
+
+    channels_last: bool = True
+    name: ClassVar[str] = "torch"
+
+    def supports(self, program: Program) -> str | None:
+        return None
+
+    def load(self, path: Path, *, threads: int) -> TorchExecutable:
+        torch.set_num_threads(threads)
+        return self.prepare(load(path))
+
+    def prepare(self, program: Program) -> TorchExecutable:
+        """The executable of a program in memory, built as ``load`` builds it."""
+        return TorchExecutable(materialize(program, channels_last=self.channels_last))

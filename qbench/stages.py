@@ -1,0 +1,179 @@
+"""The stages: each a short function from a config and the folders of earlier stages to the files of its own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from qbench.artifact import load, save
+from qbench.assets import instantiate, load_test_images, load_training_data, make_network
+from qbench.config import Choice, RunConfig
+from qbench.data.augment import eval_batches
+from qbench.data.base import TrainingData
+from qbench.errors import MethodError
+from qbench.exclusive import others_busy, profiling
+from qbench.files import file_sha256, write_atomic
+from qbench.measure.latency import LatencySettings, measure_workers
+from qbench.measure.memory import memory_of
+from qbench.measure.worker import Worker, artifact_engine
+from qbench.methods.base import Context, External, Method
+from qbench.program.graph import Program
+from qbench.program.materialize import materialize
+from qbench.program.trace import trace
+from qbench.progress import Progress
+from qbench.runtime import load_runtime
+from qbench.training.loop import fit
+from qbench.training.recipe import resolve_device
+
+WEIGHTS = "weights.safetensors"
+FACTS = "facts.json"
+ARTIFACT = "model.qbench"
+PREDICTIONS = "predictions.safetensors"
+CALIBRATION_BATCH = 64
+SCORE_BATCH = 250
+
+
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """What a stage found out, as JSON beside its other files."""
+    write_atomic(folder / FACTS, json.dumps(facts, indent=1, sort_keys=True).encode())
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
+    return facts
+
+
+def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
+    """Train the float baseline; leaves the weights of its best validation epoch and its history."""
+    data = load_training_data(config)
+    network = make_network(config, data)
+    device = resolve_device(config.device)
+    checkpoint = folder / ".checkpoint"
+    outcome = fit(
+        network,
+        data,
+        config.train,
+        config.dataset.augment,
+        seed=config.seed,
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+        label=config.model.choice.name,
+    )
+    save_file(outcome.state, folder / WEIGHTS)
+    write_facts(
+        folder,
+        {
+            "train_seconds": outcome.seconds,
+            "precision": outcome.precision,
+            "best_epoch": outcome.best_epoch,
+            "history": [asdict(stats) for stats in outcome.history],
+            "train_images": len(data.train),
+            "validation_images": len(data.validation),
+            "calibration_images": len(data.calibration),
+        },
+    )
+    checkpoint.unlink(missing_ok=True)
+
+
+def quantize_stage(config: RunConfig, method: Choice, trained: Path, folder: Path, progress: Progress) -> None:
+    """Compress the trained network and write ``model.qbench``.
+
+    Raises:
+        MethodError: The method cannot be applied, or the file does not give back the logits of the program in memory.
+    """
+    data = load_training_data(config)
+    network = make_network(config, data)
+    network.load_state_dict(load_file(trained / WEIGHTS))
+    images = [batch for batch, _ in eval_batches(data.calibration, CALIBRATION_BATCH, data.mean, data.std, "cpu")]
+    _, channels, height, width = data.train.images.shape
+    baseline = trace(network, (channels, height, width))
+    algorithm: Method = instantiate("method", method)
+    calibration = images if algorithm.needs.calibration else []
+    context = Context(config.seed, resolve_device(config.device), calibration, progress)
+    began = time.monotonic()
+    compressed = algorithm.compress(baseline, context)
+    seconds = time.monotonic() - began
+    if isinstance(compressed, External):
+        raise MethodError(method.name, "files of other libraries cannot be scored by this version")
+    program = replace(compressed, provenance=_provenance(config, method, data))
+    path = folder / ARTIFACT
+    save(program, path)
+    _check_reload(program, path, images[0])
+    write_facts(folder, {"quantize_seconds": seconds, "artifact_sha256": file_sha256(path)})
+
+
+def score_stage(config: RunConfig, artifact: Path, folder: Path) -> None:
+    """Run the file, re-loaded from disk, on the test images in float32; leaves its logits and their labels."""
+    runtime = load_runtime(config.runtime.target, config.runtime.params)
+    executable = runtime.load(artifact, threads=config.threads)
+    provenance = load(artifact).provenance
+    test = load_test_images(config)
+    batches = eval_batches(test, SCORE_BATCH, provenance["mean"], provenance["std"], "cpu")
+    logits = torch.cat([executable(images) for images, _ in batches])
+    save_file({"logits": logits.contiguous(), "labels": test.labels.contiguous()}, folder / PREDICTIONS)
+    write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test)})
+
+
+def profile_stage(config: RunConfig, artifact: Path, baseline: Path, folder: Path) -> None:
+    """Measure latency against the float artefact in alternated turns, and memory, each engine in its own process.
+
+    Another qbench stage at work on this machine makes the figures worthless: they are marked ``contended``.
+    """
+    shape = load(artifact).input_shape
+
+    def engine(name: str, path: Path) -> Worker:
+        runtime = config.runtime
+        spec = artifact_engine(name, path, runtime.target, shape, threads=config.threads, params=runtime.params)
+        return Worker(spec)
+
+    asked = config.measure
+    settings = LatencySettings(
+        min_rounds=asked.min_rounds,
+        max_seconds=asked.max_seconds,
+        relative_half_width=asked.ratio_tolerance / 2,
+        turn_seconds=asked.turn_seconds,
+    )
+    facts: dict[str, Any] = {"latency": [], "memory": None, "memory_baseline": None}
+    with profiling():
+        contended = others_busy()
+        with engine("candidate", artifact) as candidate, engine("baseline", baseline) as reference:
+            if asked.memory:  # first: the peak is that of a process that has done nothing else
+                facts["memory"] = asdict(memory_of(candidate, batch_size=max(asked.batch_sizes)))
+                facts["memory_baseline"] = asdict(memory_of(reference, batch_size=max(asked.batch_sizes)))
+            for size in asked.batch_sizes if asked.latency else ():
+                measured = measure_workers(candidate, reference, batch_size=size, settings=settings)
+                facts["latency"].append({**asdict(measured), "load_average": os.getloadavg()[0]})
+        facts["contended"] = contended or others_busy()
+    write_facts(folder, facts)
+
+
+def _check_reload(program: Program, path: Path, images: Tensor) -> None:
+    """The file must compute what the program in memory computes, bit for bit."""
+    with torch.inference_mode():
+        in_memory, from_disk = materialize(program)(images), materialize(load(path))(images)
+    if not torch.equal(in_memory, from_disk):
+        worst = float((in_memory - from_disk).abs().max())
+        raise MethodError("model.qbench", f"re-loaded from disk, its logits differ by up to {worst:.3g}")
+
+
+def _provenance(config: RunConfig, method: Choice, data: TrainingData) -> dict[str, Any]:
+    """What travels in the header: enough to run the file on new images and to trace it."""
+    return {
+        "dataset": config.dataset.choice.name,
+        "model": config.model.choice.name,
+        "method": method.name,
+        "params": dict(method.params),
+        "seed": config.seed,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "classes": list(data.class_names),
+    }

@@ -1,0 +1,295 @@
+"""The training loop: float baselines here, fine-tuning of quantized networks on the same code.
+
+Kill it at any instant and run it again: it goes on after the last finished epoch with the same random streams, because
+each epoch's streams depend on (seed, epoch) alone and the schedule on the step alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from qbench.config import AugmentConfig, TrainConfig
+from qbench.data.augment import Augmentation, eval_batches, train_batches
+from qbench.data.base import ImageSet, TrainingData
+from qbench.errors import TrainingError
+from qbench.progress import Progress
+from qbench.training.checkpoint import load_checkpoint, save_checkpoint
+from qbench.training.recipe import (
+    ExponentialAverage,
+    autocast_dtype,
+    make_optimizer,
+    mixup,
+    one_cycle_lr,
+)
+from qbench.training.small_maps import fast_small_maps
+
+EVAL_BATCH = 500
+CUDA_CHECK_EVERY = 25  # reading a loss back stalls a GPU; a CPU reads it for nothing
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """One epoch. Accuracies are percent; the validation split selects the epoch kept."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    validation_loss: float
+    validation_top1_percent: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """A trained network: the state of the best validation epoch and how it came about."""
+
+    state: dict[str, Tensor]
+    history: tuple[EpochStats, ...]
+    best_epoch: int
+    precision: str
+    seconds: float
+
+
+@dataclass
+class _Progressed:
+    """What a checkpoint holds, beside the module, the optimizer and the average."""
+
+    next_epoch: int
+    history: list[EpochStats]
+    best: dict[str, Tensor]
+    best_epoch: int
+
+    @property
+    def best_top1(self) -> float:
+        return max((stats.validation_top1_percent for stats in self.history), default=-1.0)
+
+
+def fit(
+    module: nn.Module,
+    data: TrainingData,
+    recipe: TrainConfig,
+    augment: AugmentConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None,
+    progress: Progress,
+    label: str = "train",
+) -> TrainOutcome:
+    """Train ``module`` in place and return the state of its best validation epoch (on the CPU).
+
+    Args:
+        module: Takes float [N, C, H, W], gives logits [N, K].
+        data: Disjoint training and validation images; the calibration part is not used.
+        recipe: Optimizer, schedule, precision.
+        augment: Random changes of the training images.
+        seed: Seeds shuffling, augmentation, dropout and mixup.
+        device: Where to train.
+        checkpoint: File to resume from and to replace after every epoch; None keeps none.
+        progress: Told of every step.
+        label: How progress calls this training.
+
+    Raises:
+        TrainingError: The loss is NaN or infinite (names step and learning rate), there are fewer training images
+            than one batch, or memory ran out.
+    """
+    if recipe.epochs and len(data.train) < recipe.batch_size:
+        raise TrainingError(
+            f"{len(data.train)} training images are fewer than one batch: lower train.batch_size={recipe.batch_size}"
+        )
+    module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(module, recipe)
+    average = ExponentialAverage(module, recipe.ema_decay) if recipe.ema_decay > 0 else None
+    dtype = autocast_dtype(recipe.precision, device)
+    done = _resume(checkpoint, module, optimizer, average, device)
+    began = time.monotonic()
+    with _memory_errors(), fast_small_maps(module, enabled=device.type == "cpu" and dtype is torch.bfloat16):
+        for epoch in range(done.next_epoch, recipe.epochs):
+            started = time.monotonic()
+            loss = _train_epoch(module, optimizer, average, data, recipe, augment, epoch, seed, device, progress, label)
+            judged = module if average is None else _with_state(module, average.state)
+            val_loss, top1 = validate(judged, data, device, dtype)
+            lr = optimizer.param_groups[0]["lr"]
+            stats = EpochStats(epoch, lr, loss, val_loss, top1, time.monotonic() - started)
+            if top1 > done.best_top1:
+                done.best, done.best_epoch = _snapshot(judged), epoch
+            done.history.append(stats)
+            done.next_epoch = epoch + 1
+            if checkpoint is not None:
+                _save(checkpoint, module, optimizer, average, done)
+            progress.line(
+                f"{label} epoch {epoch + 1}/{recipe.epochs}: loss {loss:.4f}, validation loss {val_loss:.4f}, "
+                f"validation top-1 {top1:.2f} %, {stats.seconds:.0f} s"
+            )
+    seconds = sum(stats.seconds for stats in done.history) if done.history else time.monotonic() - began
+    state = done.best or _snapshot(module)
+    precision = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    return TrainOutcome(state, tuple(done.history), done.best_epoch, precision, seconds)
+
+
+def validate(
+    module: nn.Module, data: TrainingData, device: torch.device, dtype: torch.dtype | None
+) -> tuple[float, float]:
+    """Mean cross-entropy and top-1 percent on the validation images."""
+    total = correct = 0.0
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        for images, labels in _eval_batches(data.validation, data, device):
+            with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+                logits = module(images)
+            total += float(cross_entropy(logits.float(), labels, reduction="sum"))
+            correct += float((logits.argmax(1) == labels).sum())
+    module.train(was_training)
+    return total / len(data.validation), 100.0 * correct / len(data.validation)
+
+
+def _train_epoch(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: ExponentialAverage | None,
+    data: TrainingData,
+    recipe: TrainConfig,
+    augment: AugmentConfig,
+    epoch: int,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+    label: str,
+) -> float:
+    """One pass over the training images; returns the mean loss."""
+    torch.manual_seed(seed * 100_003 + epoch)  # dropout and mixup; the batches have their own generator
+    steps = len(data.train) // recipe.batch_size
+    dtype = autocast_dtype(recipe.precision, device)
+    module.train()
+    total = torch.zeros((), device=device)
+    progress.begin(f"{label} epoch {epoch + 1}/{recipe.epochs}", steps)
+    try:
+        for index, (images, labels) in enumerate(_train_batches(data, recipe, augment, seed, epoch, device)):
+            step = epoch * steps + index
+            lr = one_cycle_lr(step, recipe.epochs * steps, recipe.lr, recipe.warmup_fraction)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+                loss = _loss(module, images, labels, recipe)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.grad_clip > 0:
+                nn.utils.clip_grad_norm_(module.parameters(), recipe.grad_clip)
+            optimizer.step()
+            if average is not None:
+                average.update(module)
+            total += loss.detach()
+            note = ""
+            if device.type == "cpu" or index % CUDA_CHECK_EVERY == 0:
+                note = _check_finite(float(total), index + 1, step, lr)
+            progress.advance(1, note)
+    finally:
+        progress.end()
+    _check_finite(float(total), steps, (epoch + 1) * steps, optimizer.param_groups[0]["lr"])
+    return float(total) / steps
+
+
+def _loss(module: nn.Module, images: Tensor, labels: Tensor, recipe: TrainConfig) -> Tensor:
+    if recipe.mixup_alpha <= 0:
+        return cross_entropy(module(images).float(), labels, label_smoothing=recipe.label_smoothing)
+    images, others, share = mixup(images, labels, recipe.mixup_alpha)
+    logits = module(images).float()
+    first = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    return share * first + (1 - share) * cross_entropy(logits, others, label_smoothing=recipe.label_smoothing)
+
+
+def _check_finite(total: float, count: int, step: int, lr: float) -> str:
+    if not math.isfinite(total):
+        raise TrainingError(
+            f"the loss is {total} at step {step}, learning rate {lr:.4g}: lower train.lr or set train.grad_clip=1.0"
+        )
+    return f"loss {total / count:.4f}"
+
+
+def _train_batches(
+    data: TrainingData, recipe: TrainConfig, augment: AugmentConfig, seed: int, epoch: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    spec = Augmentation(augment.flip, augment.crop_padding, augment.cutout)
+    return train_batches(
+        data.train, recipe.batch_size, spec, data.mean, data.std, seed, epoch, device, channels_last=True
+    )
+
+
+def _eval_batches(images: ImageSet, data: TrainingData, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    return eval_batches(images, EVAL_BATCH, data.mean, data.std, device, channels_last=True)
+
+
+def _snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in module.state_dict().items()}
+
+
+def _with_state(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    twin = copy.deepcopy(module)
+    twin.load_state_dict(state)
+    return twin
+
+
+def _save(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: ExponentialAverage | None,
+    done: _Progressed,
+) -> None:
+    save_checkpoint(
+        path,
+        {
+            "module": module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": None if average is None else {"state": average.state, "updates": average.updates},
+            "next_epoch": done.next_epoch,
+            "history": [asdict(stats) for stats in done.history],
+            "best": done.best,
+            "best_epoch": done.best_epoch,
+        },
+    )
+
+
+def _resume(
+    path: Path | None,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: ExponentialAverage | None,
+    device: torch.device,
+) -> _Progressed:
+    state: dict[str, Any] | None = load_checkpoint(path) if path is not None else None
+    if state is None:
+        return _Progressed(0, [], {}, -1)
+    module.load_state_dict(state["module"])
+    optimizer.load_state_dict(state["optimizer"])
+    if average is not None and state["average"] is not None:
+        average.state = {name: value.to(device) for name, value in state["average"]["state"].items()}
+        average.updates = state["average"]["updates"]
+    history = [EpochStats(**stats) for stats in state["history"]]
+    return _Progressed(state["next_epoch"], history, state["best"], state["best_epoch"])
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Turn running out of memory, which torch reports in several ways, into a TrainingError that says what to do."""
+    advice = "out of memory while training: lower train.batch_size"
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise TrainingError(advice) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise TrainingError(advice) from error
+        raise
