@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -35,7 +36,31 @@ def instantiate(group: str, choice: Choice) -> Any:
 
 
 def load_training_data(config: RunConfig) -> TrainingData:
-    """The three training parts, shaped for the network."""
+    """The three training parts, shaped for the network; kept for the next stage of the same data."""
+    return _remembered("train", config, _load_training_data)
+
+
+def load_test_images(config: RunConfig) -> ImageSet:
+    """The test split, shaped for the network. Only scoring calls this."""
+    return _remembered("test", config, _load_test_images)
+
+
+_Loaded = TypeVar("_Loaded", TrainingData, ImageSet)
+_memory: dict[str, tuple[str, Any]] = {}  # "train" and "test" -> (what was loaded last, its images)
+
+
+def _remembered(part: str, config: RunConfig, load: Callable[[RunConfig], _Loaded]) -> _Loaded:
+    """The stages of a sweep read the same images again and again: keep the last ones of each part."""
+    limits = (config.limit_train, config.limit_test)
+    wanted = repr((config.dataset, config.model.min_channels, config.model.min_size, limits, config.data_dir))
+    if _memory.get(part, ("", None))[0] != wanted:
+        _memory.pop(part, None)
+        _memory[part] = (wanted, load(config))
+    loaded: _Loaded = _memory[part][1]
+    return loaded
+
+
+def _load_training_data(config: RunConfig) -> TrainingData:
     dataset: Dataset = instantiate("dataset", config.dataset.choice)
     images = dataset.load_train(config.data_dir, config.store_dir / "data")
     return split_training(
@@ -48,8 +73,7 @@ def load_training_data(config: RunConfig) -> TrainingData:
     )
 
 
-def load_test_images(config: RunConfig) -> ImageSet:
-    """The test split, shaped for the network. Only scoring calls this."""
+def _load_test_images(config: RunConfig) -> ImageSet:
     dataset: Dataset = instantiate("dataset", config.dataset.choice)
     images = dataset.load_test(config.data_dir, config.store_dir / "data")
     return limit_images(_fitted(images, config.model), config.limit_test, config.dataset.split_seed)

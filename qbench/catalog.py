@@ -14,7 +14,7 @@ GROUPS = ("dataset", "model", "method", "train", "runtime", "measure", "experime
 DESCRIPTIVE = frozenset({"_target_", "summary", "limits"})
 COMMON = {
     "dataset": frozenset(
-        {"images", "augment", "validation_fraction", "calibration_images", "split_seed", "sources", "download_from"}
+        "images augment validation_fraction calibration_images split_seed sources download_from fingerprint".split()
     ),
     "model": frozenset({"input", "recipe", "weights"}),
 }

@@ -6,6 +6,7 @@ imported, and every problem found is listed at once.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,7 @@ def resolve(container: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
         validation_fraction=data["validation_fraction"],
         calibration_images=calibration,
         split_seed=data["split_seed"],
+        fingerprint=_fingerprint(container) if data.get("fingerprint") else None,
     )
     model = container["model"]
     needs = model.get("input") or {}
@@ -275,20 +277,31 @@ def _check_limits(
 
 def _check_environment(composed: Mapping[str, Any], problems: list[str], presence: dict[str, str | None]) -> None:
     """Folders and files the run needs, looked at once per data set."""
-    name = composed["choices"]["dataset"]
-    if name not in presence:
-        data = composed["dataset"]
-        presence[name] = check_presence(
-            name, Path(composed["data_dir"]), data.get("sources") or [], data.get("download_from")
-        )
-    if presence[name] and presence[name] not in problems:
-        problems.append(str(presence[name]))
+    name, data, root = composed["choices"]["dataset"], composed["dataset"], Path(composed["data_dir"])
+    sources = data.get("sources") or []
+    place = f"{name} {root} {sources}"
+    if place not in presence:
+        download_from = data.get("download_from") if data.get("download", True) else None
+        presence[place] = check_presence(name, root, sources, download_from)
+    if presence[place] and presence[place] not in problems:
+        problems.append(str(presence[place]))
     weights = composed["model"].get("weights")
     if weights and not Path(weights).is_file():
         problems.append(f"model.weights={weights}: no such file; give a safetensors file.")
     for key in ("output_dir", "store_dir"):
         if (text := _unwritable(key, Path(composed[key]))) and text not in problems:
             problems.append(text)
+
+
+def _fingerprint(container: Mapping[str, Any]) -> str:
+    """Digest names, sizes and modification times of the files of a user's own data set."""
+    digest = hashlib.sha256()
+    root = Path(container["data_dir"]) / str(container["dataset"].get("folder", ""))
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            facts = path.stat()
+            digest.update(f"{path.relative_to(root)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _unwritable(key: str, folder: Path) -> str | None:

@@ -32,13 +32,17 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """A data set and how its training split is divided."""
+    """A data set and how its training split is divided.
+
+    ``fingerprint`` stands for the user's own files, whose content no name fixes; None for the published data sets.
+    """
 
     choice: Choice
     augment: AugmentConfig = AugmentConfig()
     validation_fraction: float = 0.1
     calibration_images: int = 512
     split_seed: int = 0
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)

@@ -54,20 +54,24 @@ def problem_with(key: str, value: Any, default: Any, limit: Any) -> str | None:
     return f"{shown}: {_allowed(limit, default)}{nearest(_text(value), [_text(a) for a in limit])}"
 
 
-def problems_in(prefix: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """Every value of a group (and of the steps nested in it) against the group's own ``limits:``."""
-    limits = defaults.get("limits") or {}
+def problems_in(
+    prefix: str, values: Mapping[str, Any], defaults: Mapping[str, Any], limits: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Every value of a group against its ``limits:``.
+
+    A step nested in the group brings its own limits; a plain mapping (``augment``) is limited by dotted names
+    (``augment.flip``) in the group's. A mapping that is empty by default is open: the method judges its content.
+    """
+    limits = (defaults.get("limits") or {}) if limits is None else limits
     found: list[str] = []
     for key, value in values.items():
         if key in DESCRIPTIVE:
             continue
         default = defaults.get(key)
-        if (
-            isinstance(value, Mapping)
-            and isinstance(default, Mapping)
-            and ("limits" in default or "_target_" in default)
-        ):
-            found += problems_in(f"{prefix}{key}.", value, default)
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            own = "limits" in default or "_target_" in default
+            inner = None if own else {k[len(key) + 1 :]: v for k, v in limits.items() if k.startswith(f"{key}.")}
+            found += problems_in(f"{prefix}{key}.", value, default, inner) if default else []
         elif (problem := problem_with(f"{prefix}{key}", value, default, limits.get(key))) is not None:
             found.append(problem)
     return found

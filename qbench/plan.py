@@ -80,7 +80,7 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
         return planned("quantize", method.name, fields)
 
     def score(made: PlannedStage) -> PlannedStage:
-        data = {"dataset": _identity(config.dataset.choice), "limit_test": config.limit_test}
+        data = {"dataset": _dataset_fields(config.dataset), "limit_test": config.limit_test}
         fields = {"artefact": made.key, **data, "runtime": _identity(config.runtime), **where}
         return planned("score", made.subject, fields)
 
@@ -128,7 +128,7 @@ def machine_fields() -> dict[str, str]:
 def _training_fields(config: RunConfig) -> dict[str, Any]:
     weights = config.model.weights
     return {
-        "dataset": _identity(config.dataset.choice),
+        "dataset": _dataset_fields(config.dataset),
         "split": _split_fields(config.dataset),
         "limit_train": config.limit_train,
         "model": {
@@ -146,6 +146,11 @@ def _changed(given: TrainConfig | AugmentConfig, default: TrainConfig | AugmentC
     """The fields that differ from the defaults: a new field does not change the keys of what was trained before."""
     defaults = asdict(default)
     return {name: value for name, value in asdict(given).items() if value != defaults[name]}
+
+
+def _dataset_fields(dataset: DatasetConfig) -> dict[str, Any]:
+    identity = _identity(dataset.choice)
+    return identity if dataset.fingerprint is None else {**identity, "fingerprint": dataset.fingerprint}
 
 
 def _split_fields(dataset: DatasetConfig) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from qbench.stages import (
 )
 from qbench.store import Store
 
+PLACES = ("data_dir", "output_dir", "store_dir", "dry")  # where a run happened is not what it was
+
 
 def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
     """Execute what the plan lacks, and write the record (also of a failure) to ``output_dir/records``.
@@ -59,7 +61,7 @@ def blank_record(config: RunConfig, run_id: str, status: str, error: str | None 
         runtime=config.runtime.name,
         device=config.device,
         threads=config.threads,
-        config=_plain(asdict(config)),
+        config=_plain({name: value for name, value in asdict(config).items() if name not in PLACES}),
     )
 
 

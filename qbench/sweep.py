@@ -13,17 +13,10 @@ from rich.table import Table
 
 from qbench.compose import Cell, baseline_method, compose_cells
 from qbench.config import RunConfig
+from qbench.console import make_console
 from qbench.plan import Plan, PlannedStage, make_plan
 from qbench.record import Record, load_records
 from qbench.store import content_key
-
-PLAIN_WIDTH = 120  # of output that goes to a file or a pipe, where rich would assume 80
-
-
-def make_console() -> Console:
-    """The console of all verbs; honours NO_COLOR."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) -> int:

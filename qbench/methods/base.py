@@ -5,7 +5,7 @@ Adding one is one file and one YAML whose ``_target_`` names it. Methods never s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from qbench.errors import MethodError
+from qbench.program.encodings import Encoding
 from qbench.program.graph import Program
 from qbench.progress import Progress, SilentProgress
 
@@ -68,12 +69,32 @@ def check_finite(program: Program) -> None:
             raise MethodError(name, "holds NaN or infinite values; train the baseline again or check model.weights")
 
 
-def check_effect(baseline: Program, compressed: Program) -> None:
-    """Raise MethodError if nothing was compressed: no tensor is encoded otherwise than as a float32."""
-    if not baseline.layers():
+def check_effect(before: Program, after: Program) -> None:
+    """Raise MethodError if a method changed nothing: no quantized edge is new, every tensor is stored as it was.
+
+    Args:
+        before: What the method was applied to, with batch norms folded if the method folds them.
+        after: What came out.
+    """
+    if not before.layers():
         raise MethodError("the network", "has no convolution and no linear layer to quantize")
-    before = {name: type(encoding) for name, encoding in baseline.tensors.items()}
-    if compressed.edges or any(before.get(name) is not type(e) for name, e in compressed.tensors.items()):
-        return
-    if all(e.bits == 32 for e in compressed.tensors.values() if hasattr(e, "bits")):
+    if after.edges == before.edges and all(_same(before.tensors[name], e) for name, e in after.tensors.items()):
         raise MethodError("the network", "the method changed nothing; check overrides and bits")
+
+
+def _same(one: Encoding, other: Encoding) -> bool:
+    if one is other:
+        return True
+    return type(one) is type(other) and one.bits == other.bits and torch.equal(one.decode(), other.decode())
+
+
+def require_one_of(parameter: str, value: str, allowed: Collection[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{parameter}={value!r}: allowed are {', '.join(allowed)}")
+
+
+def require_within(parameter: str, value: float | None, low: float, high: float) -> None:
+    """Raise ValueError unless ``value`` is None (the parameter is off) or lies between the bounds, inclusive."""
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{parameter}={value}: allowed are {low} to {high}")

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from qbench.errors import MethodError
-from qbench.methods.base import Context, Needs, check_finite
+from qbench.methods.base import Context, Needs, check_finite, require_one_of
 from qbench.program.encodings import Float
 from qbench.program.graph import Program
 
@@ -32,8 +32,7 @@ class FloatStorage:
     needs: ClassVar[Needs] = Needs()
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r}: allowed are {', '.join(DTYPES)}")
+        require_one_of("dtype", self.dtype, DTYPES)
 
     def compress(self, baseline: Program, context: Context) -> Program:
         """The same program with every tensor rounded to the dtype (ties to even).

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from qbench.methods.base import Context, Needs, check_effect, check_finite
+from qbench.methods.base import Context, Needs, check_effect, check_finite, require_one_of, require_within
 from qbench.methods.layer_bits import bits_by_layer
 from qbench.program.encodings import Codebook, Encoding, Float
 from qbench.program.graph import Program
@@ -45,6 +45,11 @@ class KMeans:
     overrides: Mapping[str, int] = field(default_factory=dict)
     largest_bits: ClassVar[int] = 8
     needs: ClassVar[Needs] = Needs()
+
+    def __post_init__(self) -> None:
+        require_one_of("granularity", self.granularity, GRANULARITIES)
+        require_within("weight_bits", self.weight_bits, 1, self.largest_bits)
+        require_within("first_last_bits", self.first_last_bits, 1, self.largest_bits)
 
     def compress(self, baseline: Program, context: Context) -> Program:
         """Cluster the weights of every layer.

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from qbench.errors import MethodError
-from qbench.methods.base import Context, Needs, check_effect, check_finite
+from qbench.methods.base import Context, Needs, check_effect, check_finite, require_one_of, require_within
 from qbench.methods.layer_bits import bits_by_layer
 from qbench.program.encodings import Affine, Encoding
 from qbench.program.graph import EdgeSpec, Program
 from qbench.program.materialize import materialize
 from qbench.program.transform import fold_batch_norm, quantizable_edges
-from qbench.quant.affine import QParams, choose_qparams, integer_grid, quantize
-from qbench.quant.ranges import choose_range
+from qbench.quant.affine import ROUNDINGS, QParams, choose_qparams, integer_grid, quantize
+from qbench.quant.ranges import RANGES, choose_range
 
 GRANULARITIES = ("per_tensor", "per_channel", "per_group")
 SCHEMES = ("symmetric", "affine")
@@ -40,7 +40,7 @@ class Linear:
         act_bits: Bits per activation, 2..16; None keeps activations float.
         scheme: symmetric (zero_point 0, narrow range) or affine.
         granularity: per_tensor, per_channel (axis 0) or per_group (``group_size`` weights in a row).
-        group_size: Weights per group.
+        group_size: Weights per group, at most: a channel with fewer weights is one group.
         range: minmax, percentile or mse.
         percentile: Share of the weights inside the range, in percent, for range=percentile.
         rounding: nearest (ties to even) or truncate (towards zero).
@@ -62,6 +62,17 @@ class Linear:
     overrides: Mapping[str, int] = field(default_factory=dict)
     largest_bits: ClassVar[int] = 16
 
+    def __post_init__(self) -> None:
+        require_one_of("scheme", self.scheme, SCHEMES)
+        require_one_of("granularity", self.granularity, GRANULARITIES)
+        require_one_of("range", self.range, RANGES)
+        require_one_of("rounding", self.rounding, ROUNDINGS)
+        require_within("weight_bits", self.weight_bits, 1, self.largest_bits)
+        require_within("act_bits", self.act_bits, 2, 16)
+        require_within("first_last_bits", self.first_last_bits, 1, self.largest_bits)
+        require_within("group_size", self.group_size, 1, 65536)
+        require_within("percentile", self.percentile, 50.0, 100.0)
+
     @property
     def needs(self) -> Needs:
         return Needs(calibration=self.act_bits is not None)
@@ -70,22 +81,29 @@ class Linear:
         """Quantize weights, then activations on the network with quantized weights.
 
         Raises:
-            MethodError: Nothing to quantize, a weight that is not finite, an override that matches no layer, or
-                activations asked for without calibration images.
+            MethodError: Nothing to quantize, a weight that is not finite or too large, an override that matches no
+                layer, activations asked for without calibration images, or an activation that is not finite.
         """
         check_finite(baseline)
+        if self.act_bits is not None and not context.calibration:
+            raise MethodError(f"act_bits={self.act_bits}", "quantizing activations needs calibration images")
         program = fold_batch_norm(baseline) if self.fold_batch_norm else baseline
         layers = bits_by_layer(program, self.weight_bits, self.overrides, self.first_last_bits, self.largest_bits)
-        changed: dict[str, Encoding] = {
-            f"{layer}.weight": self.encode(program.weight(layer), bits) for layer, bits in layers.items() if bits
-        }
+        changed: dict[str, Encoding] = {}
+        for layer, bits in layers.items():
+            if bits:
+                changed[f"{layer}.weight"] = self._encode_layer(layer, program.weight(layer), bits)
         compressed = program.with_tensors(changed)
+        if self.act_bits is not None:
+            compressed = with_static_edges(compressed, context, self.act_bits)
         check_effect(program, compressed)
-        if self.act_bits is None:
-            return compressed
-        if not context.calibration:
-            raise MethodError(f"act_bits={self.act_bits}", "quantizing activations needs calibration images")
-        return with_static_edges(compressed, context, self.act_bits)
+        return compressed
+
+    def _encode_layer(self, layer: str, weight: Tensor, bits: int) -> Affine:
+        try:
+            return self.encode(weight, bits)
+        except ValueError as error:  # weights so large that a scale leaves float32
+            raise MethodError(f"{layer}.weight", str(error)) from error
 
     def encode(self, weight: Tensor, bits: int) -> Affine:
         """Quantize one weight tensor, float32 [C, ...]."""
@@ -100,25 +118,23 @@ class Linear:
             qparams = self._qparams(flat, qmin, qmax, symmetric)
             scale, zero_point, axis, group = qparams.scale, qparams.zero_point, 0, None
         else:
-            scale, zero_point = self._group_qparams(flat, qmin, qmax, symmetric)
-            axis, group = 0, self.group_size
+            axis, group = 0, min(self.group_size, flat.shape[1])
+            scale, zero_point = self._group_qparams(flat, group, qmin, qmax, symmetric)
         placeholder = torch.zeros(weight.shape, dtype=torch.int32)
         encoding = Affine(placeholder, scale, zero_point, bits, qmin, qmax, axis, group)
         spread = encoding.broadcast
         codes = quantize(weight, spread(scale), spread(zero_point), qmin, qmax, rounding=self.rounding)
-        return Affine(codes, scale, zero_point, bits, qmin, qmax, axis, group)
+        return replace(encoding, codes=codes)
 
     def _qparams(self, rows: Tensor, qmin: int, qmax: int, symmetric: bool) -> QParams:
         low, high = choose_range(rows, qmin, qmax, kind=self.range, symmetric=symmetric, percentile=self.percentile)
         return choose_qparams(low, high, qmin, qmax, symmetric=symmetric)
 
-    def _group_qparams(self, flat: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    def _group_qparams(self, flat: Tensor, size: int, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor]:
         """Scale and zero point [C, G] of rows [C, M] cut into groups; the last group may be shorter."""
         channels, length = flat.shape
-        whole = length // self.group_size * self.group_size
-        parts = []
-        if whole:
-            parts.append((flat[:, :whole].reshape(-1, self.group_size), whole // self.group_size))
+        whole = length // size * size
+        parts = [(flat[:, :whole].reshape(-1, size), whole // size)]
         if whole < length:
             parts.append((flat[:, whole:], 1))
         chosen = [(self._qparams(rows, qmin, qmax, symmetric), groups) for rows, groups in parts]
@@ -128,15 +144,17 @@ class Linear:
 
 
 def with_static_edges(program: Program, context: Context, bits: int) -> Program:
-    """Put a static affine quantizer on every quantizable edge, its range the min-max over the calibration images."""
-    edges = set(quantizable_edges(program))
-    lows: dict[str, float] = {}
-    highs: dict[str, float] = {}
+    """Put a static affine quantizer on every quantizable edge, its range the min-max over the calibration images.
+
+    Raises:
+        MethodError: A value of an edge is not finite or too large; names the edge.
+    """
+    edges = quantizable_edges(program)
+    seen: dict[str, list[Tensor]] = {name: [] for name in edges}
 
     def observe(name: str, value: Tensor) -> None:
-        if name in edges:
-            lows[name] = min(lows.get(name, float("inf")), float(value.amin()))
-            highs[name] = max(highs.get(name, float("-inf")), float(value.amax()))
+        if name in seen:
+            seen[name].append(torch.stack(torch.aminmax(value)).cpu())
 
     module = materialize(program).to(context.device)
     module.observe = observe
@@ -145,7 +163,11 @@ def with_static_edges(program: Program, context: Context, bits: int) -> Program:
             module(batch.to(context.device))
     qmin, qmax = integer_grid(bits)
     specs = {}
-    for name in quantizable_edges(program):
-        qparams = choose_qparams(torch.tensor(lows[name]), torch.tensor(highs[name]), qmin, qmax, symmetric=False)
+    for name in edges:
+        ends = torch.stack(seen[name])
+        try:
+            qparams = choose_qparams(ends[:, 0].amin(), ends[:, 1].amax(), qmin, qmax, symmetric=False)
+        except ValueError as error:
+            raise MethodError(name, f"on the calibration images, {error}") from error
         specs[name] = EdgeSpec(bits, qmin, qmax, float(qparams.scale), int(qparams.zero_point))
     return replace(program, edges=specs)

@@ -46,14 +46,15 @@ class ProgramModule(nn.Module):
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         values = {Program.INPUT: self._edge(Program.INPUT, images)}
-        out = images
+        del images
         for node in self.nodes:
-            inputs = [values[name] for name in node.inputs]
-            out = self._edge(node.name, _OPS[node.op](self, node, *inputs))
-            values[node.name] = out
+            values[node.name] = self._run(node, [values[name] for name in node.inputs])
             for name in self._dead.get(node.name, ()):
                 del values[name]
-        return out
+        return values[self.nodes[-1].name]
+
+    def _run(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        return self._edge(node.name, _OPS[node.op](self, node, *inputs))
 
     def _edge(self, name: str, value: Tensor) -> Tensor:
         if self.observe is not None:
@@ -86,7 +87,7 @@ def simulate_edge(value: Tensor, spec: EdgeSpec) -> Tensor:
 
 def _last_readers(program: Program) -> dict[str, list[str]]:
     """Node -> the values nobody reads after it, so that memory is freed as it would be by a planner."""
-    last: dict[str, str] = {}
+    last = {node.name: node.name for node in program.nodes[:-1]}  # what nobody reads at all is freed at once
     for node in program.nodes:
         for name in node.inputs:
             last[name] = node.name

@@ -10,9 +10,9 @@ from torch import Tensor
 from qbench.program.encodings import Encoding, Float
 from qbench.program.graph import WEIGHTED, Node, Program
 
-_MAKES_NEW_VALUES = (*WEIGHTED, "add", "mul", "concat", "avg_pool2d", "adaptive_avg_pool2d", "hard_swish", "hard_sigmoid",
-                     "sigmoid", "silu", "gelu", "batch_norm")  # fmt: skip
-_FUSED_ACTIVATIONS = ("relu", "relu6", "hard_swish", "silu", "gelu", "hard_sigmoid", "sigmoid")
+_CURVES = ("relu6", "hard_swish", "hard_sigmoid", "sigmoid", "silu", "gelu")
+_MAKES_NEW_VALUES = (*WEIGHTED, *_CURVES, "batch_norm", "add", "mul", "concat", "avg_pool2d", "adaptive_avg_pool2d")
+_FUSED = ("batch_norm", "relu", *_CURVES)  # merged into what makes their input
 
 
 def fold_batch_norm(program: Program) -> Program:
@@ -20,7 +20,8 @@ def fold_batch_norm(program: Program) -> Program:
 
     w' = w * gamma / sqrt(var + eps);  b' = (b - mean) * gamma / sqrt(var + eps) + beta
 
-    Computed in float64. A batch norm elsewhere stays. The result computes the same function up to float rounding.
+    Computed in float64. A batch norm elsewhere stays, and so does one behind a weight that is no plain float any more
+    or behind a quantized edge. The result computes the same function up to float rounding.
 
     Source: Jacob et al., arXiv:1712.05877, sec. 3.2.
     """
@@ -34,6 +35,7 @@ def fold_batch_norm(program: Program) -> Program:
             node.op == "batch_norm"
             and source is not None
             and source.op in WEIGHTED
+            and isinstance(tensors[f"{source.name}.weight"], Float)
             and len(program.consumers(source.name)) == 1
             and source.name not in program.edges
         )
@@ -64,22 +66,23 @@ def _fold(norm: Node, layer: Node, tensors: dict[str, Encoding]) -> None:
 def quantizable_edges(program: Program) -> tuple[str, ...]:
     """The values an activation quantizer is put on: the input and every newly computed value that a later node reads.
 
-    A value that only a following activation (or batch norm) reads is left to that one, as a fused kernel would; poolings
-    that pick values (max), flattening and identities keep the grid of what they read; the logits stay float.
+    A value that only a following activation (or batch norm) reads is left to that one, as a fused kernel would. What
+    only picks values (max pooling, flattening, a ReLU that is not fused) keeps the grid of what it reads. The logits
+    stay float.
     """
     chosen = [Program.INPUT]
     for node in program.nodes:
         readers = program.consumers(node.name)
         if not readers:
             continue
-        fused_into_next = len(readers) == 1 and readers[0].op in (*_FUSED_ACTIVATIONS, "batch_norm")
-        fresh = node.op in _MAKES_NEW_VALUES or (node.op in _FUSED_ACTIVATIONS and _reads_fresh(program, node))
+        fused_into_next = len(readers) == 1 and readers[0].op in _FUSED
+        fresh = node.op in _MAKES_NEW_VALUES or (node.op == "relu" and _reads_fresh(program, node))
         if fresh and not fused_into_next:
             chosen.append(node.name)
     return tuple(chosen)
 
 
 def _reads_fresh(program: Program, activation: Node) -> bool:
-    """Whether an activation is fused with what makes its input (rather than applied to an already quantized value)."""
+    """Whether a ReLU is fused with what makes its input (rather than applied to an already quantized value)."""
     source = next((node for node in program.nodes if node.name == activation.inputs[0]), None)
     return source is not None and source.op in _MAKES_NEW_VALUES and len(program.consumers(source.name)) == 1

@@ -36,18 +36,20 @@ def choose_qparams(range_min: Tensor, range_max: Tensor, qmin: int, qmax: int, *
     affine:    S = (max - min) / (qmax - qmin);  Z = clamp(round(qmin - min / S), qmin, qmax)
     symmetric: S = max(max / qmax, -min / -qmin);  Z = 0
 
-    The range is first widened to contain 0. A range that is all zero gets S = 1. A range so narrow that S is not a
-    normal float32 (below 2^-126) gets the smallest normal one.
+    The range is first widened to contain 0. A range with nothing to cover (all zero, or all of a sign the symmetric
+    grid does not have) gets S = 1. A range so narrow that S is not a normal float32 (below 2^-126) gets the smallest
+    normal one.
 
     Args:
-        range_min: Lower end of the real clipping range, float32, any shape, finite.
-        range_max: Upper end, same shape.
+        range_min: Lower end of the real clipping range, float32, any shape, between -1.7e38 and 1.7e38: twice that
+            must still be a float32, as the end of a symmetric grid can be.
+        range_max: Upper end, same shape, likewise.
         qmin: Lowest code, <= 0 for symmetric.
         qmax: Highest code, >= 0 for symmetric.
         symmetric: Whether zero_point must be 0.
 
     Raises:
-        ValueError: A bound is NaN or infinite.
+        ValueError: A bound is NaN or infinite, or too large.
 
     Source: Jacob et al., arXiv:1712.05877, sec. 2.1. Deviation: the range is widened to contain 0 first, without which
         the clamped Z maps a range of one sign to a single value; wherever the plain formula works the codes are equal.
@@ -55,13 +57,15 @@ def choose_qparams(range_min: Tensor, range_max: Tensor, qmin: int, qmax: int, *
     if not (torch.isfinite(range_min).all() and torch.isfinite(range_max).all()):
         raise ValueError("the range to quantize is not finite")
     low, high = range_min.double().clamp(max=0.0), range_max.double().clamp(min=0.0)
+    if (torch.maximum(high, -low) > torch.finfo(torch.float32).max / 2).any():
+        raise ValueError(f"the range to quantize, {float(low.min()):.3g} to {float(high.max()):.3g}, is too wide")
     if symmetric:
         above = high / qmax if qmax > 0 else torch.zeros_like(high)
-        scale = torch.maximum(above, low / qmin)
+        below = low / qmin if qmin < 0 else torch.zeros_like(low)
+        scale = torch.maximum(above, below)
     else:
         scale = (high - low) / (qmax - qmin)
-    scale = torch.where((low == 0) & (high == 0), torch.ones_like(scale), scale)
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)  # 1 bit, symmetric, no negative value
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     scale = scale.float().clamp(min=torch.finfo(torch.float32).tiny)
     if symmetric:
         return QParams(scale, torch.zeros_like(scale, dtype=torch.int32))
@@ -84,8 +88,8 @@ def quantize(
     """Codes q = clamp(round(x / scale) + zero_point, qmin, qmax), in the smallest integer dtype.
 
     Args:
-        x: Finite values.
-        scale: Real step > 0, broadcastable against ``x``.
+        x: Finite values, float32.
+        scale: Real step > 0, float32, broadcastable against ``x``.
         zero_point: Code of real zero, likewise.
         qmin: Lowest code.
         qmax: Highest code.

@@ -7,8 +7,6 @@ gives the same centroids.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qbench.quant.kmeans_dp import Floats, Ints, all_boundaries, optimal_boundaries, prefix_sums
+from qbench.quant.kmeans_dp import Floats, Ints, all_boundaries, optimal_boundaries, prefix_sums, run_means
 from qbench.quant.kmeans_grid import near_optimal_centroids
 
 Singles = NDArray[np.float32]
@@ -25,7 +23,7 @@ EXACT_POINTS = 4096
 """Most distinct values of a single problem that is solved exactly."""
 EXACT_ROW_WORK = 8192
 """Most distinct values times clusters of a row that is solved exactly when many rows are."""
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 128
 ASSIGN_BLOCK = 1 << 16
 """Values assigned at a time, so that they stay in the cache while every threshold passes over them."""
 
@@ -128,25 +126,14 @@ def _solve(values: Tensor, weights: Tensor | None, num_clusters: int, exact_poin
     if mass is not None:
         mass = np.where(mass.any(axis=1, keepdims=True), mass, 1.0)
 
-    def chunk(start: int) -> tuple[Singles, Ints, NDArray[np.uint8], float]:
+    parts = []
+    for start in range(0, rows.shape[0], ROWS_AT_ONCE):
         pick = slice(start, start + ROWS_AT_ONCE)
-        return _solve_chunk(rows[pick], None if mass is None else mass[pick], num_clusters, exact_points)
-
-    parts = _in_threads(chunk, range(0, rows.shape[0], ROWS_AT_ONCE))
+        parts.append(_solve_chunk(rows[pick], None if mass is None else mass[pick], num_clusters, exact_points))
     used = max(int(part[1].max()) for part in parts)
     centroids = torch.from_numpy(np.concatenate([part[0][:, :used] for part in parts]))
     indices = torch.from_numpy(np.concatenate([part[2] for part in parts]))
     return KMeansResult(centroids.to(values.device), indices.to(values.device), sum(part[3] for part in parts))
-
-
-def _in_threads(
-    work: Callable[[int], tuple[Singles, Ints, NDArray[np.uint8], float]], starts: range
-) -> list[tuple[Singles, Ints, NDArray[np.uint8], float]]:
-    """Map in order, with as many threads as torch would use; NumPy drops the interpreter lock in its loops."""
-    if len(starts) == 1:
-        return [work(0)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(work, starts))
 
 
 def _solve_chunk(
@@ -182,7 +169,7 @@ def _sort(values: Singles, weights: Floats | None) -> tuple[Singles, Floats | No
 
 
 def _count_distinct(ordered: Singles) -> Ints:
-    return 1 + np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1)
+    return np.asarray(1 + np.count_nonzero(ordered[:, 1:] != ordered[:, :-1], axis=1))
 
 
 def _hide_weightless(ordered: Singles, weights: Floats, keep: NDArray[np.bool_]) -> Singles:
@@ -195,7 +182,7 @@ def _hide_weightless(ordered: Singles, weights: Floats, keep: NDArray[np.bool_])
 
 def _merge_equal(ordered: Singles, weights: Floats | None) -> tuple[Singles, Floats, Ints]:
     """Distinct values [C, n] with their weights, and how many of them a row has; what follows weighs nothing."""
-    rows, columns = ordered.shape
+    rows = ordered.shape[0]
     place = np.zeros(ordered.shape, dtype=np.int64)
     np.cumsum(ordered[:, 1:] != ordered[:, :-1], axis=1, out=place[:, 1:])
     counts = place[:, -1] + 1
@@ -215,10 +202,10 @@ def _all_points(ordered: Singles, weights: Floats | None, num_clusters: int) -> 
 def _exact_centroids(ordered: Singles, weights: Floats | None, num_clusters: int) -> Floats:
     points, mass, counts = _merge_equal(ordered, weights)
     origin = np.take_along_axis(points, counts[:, None] // 2, axis=1).astype(np.float64)
-    sums = prefix_sums(points - origin, mass)
+    centred = points - origin
+    sums = prefix_sums(centred, mass)
     bounds = optimal_boundaries(sums, all_boundaries(counts, num_clusters))
-    weight, first = (np.diff(np.take_along_axis(table, bounds, axis=1)) for table in (sums.weight, sums.first))
-    return np.asarray(first / weight + origin)
+    return run_means(centred, sums.weight, sums.first, bounds) + origin
 
 
 def _thresholds(centroids: Singles) -> Singles:

@@ -73,9 +73,21 @@ def spread(weight: Floats, first: Floats, second: Floats) -> Floats:
     return np.asarray(second - first * first / np.where(empty, 1.0, weight)) * ~empty
 
 
+def run_means(points: Floats, weight: Floats, first: Floats, bounds: Ints) -> Floats:
+    """Weighted mean of each run ``bounds[k]..bounds[k + 1] - 1`` of sorted points [C, n], [C, K].
+
+    Clipped to the run, so that rounding never puts means out of order; an empty run has the value it lies before.
+    """
+    low = np.take_along_axis(points, np.minimum(bounds[:, :-1], points.shape[1] - 1), axis=1)
+    high = np.take_along_axis(points, np.maximum(bounds[:, 1:] - 1, 0), axis=1)
+    mass, moment = (np.diff(np.take_along_axis(table, bounds, axis=1)) for table in (weight, first))
+    means = np.where(mass > 0, moment / np.where(mass > 0, mass, 1.0), low)
+    return np.asarray(np.clip(means, low, np.maximum(low, high)))
+
+
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Where the boundaries of a clustering may lie: boundary k of a row in ``first[:, k]..last[:, k]``, int64 [C, K + 1].
+    """Where the boundaries of a clustering may lie: boundary k in ``first[:, k]..last[:, k]``, int64 [C, K + 1].
 
     Both rise strictly along a row; boundary 0 is fixed at 0 and boundary K at the number of points.
     """

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qbench.quant.kmeans_dp import Floats, Ints, PrefixSums, Windows, optimal_boundaries, running_sum
+from qbench.quant.kmeans_dp import Floats, Ints, PrefixSums, Windows, optimal_boundaries, run_means, running_sum
 
 BINS_PER_CLUSTER, LEAST_BINS = 16, 256
 SAMPLE = 1 << 14
-"""Longest row all of whose positions are considered; of a longer one this many quantiles and the widest gaps are."""
+"""Longest row all of whose positions are considered; of a longer one about this many are."""
 MAX_MOVES = 100
 LLOYD_SWEEPS = 16
 CAP_ROUNDS = 12
@@ -54,25 +54,25 @@ def near_optimal_centroids(values: NDArray[np.float32], weights: Floats | None, 
     # Only differences count, so that unit weights need no sums.
     weight = np.arange(count + 1.0)[None, :] if weights is None else running_sum(weights)
     weight = np.broadcast_to(weight, first.shape)
-    positions = np.arange(count + 1) if count <= SAMPLE else _sample_positions(points[0])
+    positions = np.arange(count + 1) if count <= SAMPLE else _sample_positions(points, weights)
     share = _quantizer_share(points, weights, positions)
     bins = min(max(BINS_PER_CLUSTER * num_clusters, LEAST_BINS), positions.size - 1)
     edges = np.stack([_equal_shares(row, bins) for row in share])  # [C, B + 1], numbers of positions
     start = np.stack([_equal_shares(row, num_clusters) for row in share])
-    cuts = _search_boundaries(weight[:, positions], first[:, positions], edges, start)
+    cuts = _search_boundaries(np.take(weight, positions, axis=1), np.take(first, positions, axis=1), edges, start)
     return _lloyd(points, weight, first, positions[cuts]) + origin
 
 
-def _sample_positions(x: Floats) -> Ints:
-    """About ``SAMPLE`` positions of a long sorted row: quantiles, and more of them where they lie far apart."""
-    quantiles = np.linspace(0, x.size, SAMPLE // 4 + 1).astype(np.int64)
+def _sample_positions(points: Floats, weights: Floats | None) -> Ints:
+    """About ``SAMPLE`` positions of one long sorted row [1, n]: quantiles, and more of them where they lie far apart."""
+    count = points.shape[1]
+    quantiles = np.linspace(0, count, SAMPLE // 4 + 1).astype(np.int64)
     room = np.diff(quantiles)
-    share = _cap(_quantizer_share(x[None, :], None, quantiles)[0], room / SAMPLE)
+    share = _cap(_quantizer_share(points, weights, quantiles)[0], room / SAMPLE)
     pieces = np.clip(np.ceil(share / share.sum() * SAMPLE).astype(np.int64), 1, room)
     piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    return np.append(
-        np.repeat(quantiles[:-1], pieces) + piece * np.repeat(room, pieces) // np.repeat(pieces, pieces), x.size
-    )
+    within = piece * np.repeat(room, pieces) // np.repeat(pieces, pieces)
+    return np.append(np.repeat(quantiles[:-1], pieces) + within, count)
 
 
 def _quantizer_share(points: Floats, weights: Floats | None, positions: Ints) -> Floats:
@@ -99,7 +99,7 @@ def _equal_shares(share: Floats, parts: int) -> Ints:
     if parts > 1:  # of the parts - 1 inner cuts an atom needs no more than one, at its end
         total = np.cumsum(_cap(share, 1 / (parts - 1)))
         cuts[1:-1] = np.searchsorted(total, total[-1] * (np.arange(1, parts) - 0.5) / (parts - 1)) + 1
-    return _separate(cuts[None, :], share.size)[0]
+    return np.asarray(_separate(cuts[None, :], share.size)[0])
 
 
 def _search_boundaries(weight: Floats, first: Floats, edges: Ints, start: Ints) -> Ints:
@@ -119,8 +119,9 @@ def _search_boundaries(weight: Floats, first: Floats, edges: Ints, start: Ints) 
         active = active[(moved != around).any(axis=1)]
         if not active.size:
             break
-    near = [np.take_along_axis(edges, np.clip(bounds + side, order, bins - order[::-1]), axis=1) for side in (-2, 2)]
-    return optimal_boundaries(_bin_sums(weight, first), _windows(*near, count))
+    lowest = np.take_along_axis(edges, np.maximum(bounds - 2, order), axis=1)
+    highest = np.take_along_axis(edges, np.minimum(bounds + 2, bins - order[::-1]), axis=1)
+    return optimal_boundaries(_bin_sums(weight, first), _windows(lowest, highest, count))
 
 
 def _separate(bounds: Ints, bins: int) -> Ints:
@@ -133,6 +134,7 @@ def _separate(bounds: Ints, bins: int) -> Ints:
 
 
 def _windows(first: Ints, last: Ints, count: int) -> Windows:
+    """Windows from their lowest and highest boundaries, made to leave room for every cluster."""
     first, last = _separate(first, count), _separate(last, count)
     first[:, 0], last[:, 0], first[:, -1], last[:, -1] = 0, 0, count, count
     return Windows(first, last)
@@ -146,14 +148,13 @@ def _bin_sums(weight: Floats, first: Floats) -> PrefixSums:
 
 def _lloyd(points: Floats, weight: Floats, first: Floats, cuts: Ints) -> Floats:
     """Centroids [C, K] after a few sweeps from the cuts (positions [C, K + 1]); the squared error never rises."""
-    means = np.take_along_axis(points, np.minimum(cuts[:, :-1], points.shape[1] - 1), axis=1)
+    means = run_means(points, weight, first, cuts)
     for _ in range(LLOYD_SWEEPS):
-        mass, moment = (np.diff(np.take_along_axis(table, cuts, axis=1)) for table in (weight, first))
-        means = np.where(mass > 0, moment / np.where(mass > 0, mass, 1.0), means)  # an empty cluster stays
         middles = torch.from_numpy((means[:, :-1] + means[:, 1:]) / 2)
         moved = cuts.copy()
         moved[:, 1:-1] = torch.searchsorted(torch.from_numpy(points), middles, right=True).numpy()
         if (moved == cuts).all():
             break
         cuts = moved
+        means = run_means(points, weight, first, cuts)
     return means

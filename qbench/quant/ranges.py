@@ -21,7 +21,8 @@ def choose_range(
     """Bounds (range_min, range_max), each [R], of values [R, M].
 
     Raises:
-        ValueError: Empty rows, a non-finite value (its first row is named), or an unknown kind.
+        ValueError: Empty rows, a non-finite value (its first row is named), an unknown kind, a percentile outside
+            50..100, or (for mse) values beyond +-1.7e38.
     """
     if rows.numel() == 0:
         raise ValueError("there are no values to choose a range from")
@@ -38,7 +39,13 @@ def choose_range(
 
 
 def percentile_range(rows: Tensor, percentile: float) -> tuple[Tensor, Tensor]:
-    """The two-sided range that holds ``percentile`` % of each row's values (linear between order statistics)."""
+    """The two-sided range that holds ``percentile`` % of each row's values (linear between order statistics).
+
+    Raises:
+        ValueError: ``percentile`` is outside 50..100.
+    """
+    if not 50.0 <= percentile <= 100.0:
+        raise ValueError(f"percentile={percentile} is outside 50..100")
     tail = (1.0 - percentile / 100.0) / 2.0
     ordered = rows.sort(dim=1).values
     return _quantile(ordered, tail), _quantile(ordered, 1.0 - tail)
@@ -73,8 +80,9 @@ def mse_range(rows: Tensor, qmin: int, qmax: int, *, symmetric: bool) -> tuple[T
 
 def _squared_error(rows: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
     width = max(1, _CHUNK // rows.shape[0])
-    total = torch.zeros(rows.shape[0], dtype=torch.float64)
-    for part in rows.split(width, dim=1):
+    total = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
+    for start in range(0, rows.shape[1], width):
+        part = rows[:, start : start + width]
         error = part - fake_quantize(part, scale[:, None], zero_point[:, None], qmin, qmax)
-        total += (error * error).sum(1, dtype=torch.float64)
+        total += error.double().square_().sum(1)  # in float32 the squares of tiny and huge errors would be 0 and inf
     return total

@@ -123,9 +123,9 @@ def footnote(records: Sequence[Record]) -> str:
         }
     )
     return (
-        "Accuracy, size and latency are those of the file re-loaded from disk. Intervals are over test images: Wilson's for "
-        "top-1, Tango's for the paired difference Δ to the float baseline of the same row's training. Ratios are to "
-        "that baseline saved as a file of the same format. Latency is for the batch size in the CSV; speed-up is the "
+        "Accuracy, size and latency are those of the file re-loaded from disk. Intervals are over test images: "
+        "Wilson's for top-1, Tango's for the paired difference Δ to the float baseline of the same row's training. "
+        "Ratios are to that baseline saved as a file of the same format. Latency is for the batch size in the CSV; speed-up is the "
         "median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer arithmetic."
         + ("\n\nMeasured on: " + "; ".join(places) + "." if places else "")
         + "\n"

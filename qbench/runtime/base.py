@@ -41,7 +41,7 @@ def load_runtime(target: str, params: Mapping[str, Any] | None = None) -> Runtim
     """The runtime of that dotted path.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: There is none of that name, or it does not take the parameters.
         RuntimeUnavailable: A library it needs is not installed.
     """
     module_name, _, attribute = target.rpartition(".")
@@ -56,5 +56,8 @@ def load_runtime(target: str, params: Mapping[str, Any] | None = None) -> Runtim
     found = getattr(module, attribute, None)
     if found is None:
         raise ConfigError(f"runtime {target!r}: {module_name} has no {attribute}")
-    runtime: Runtime = found(**(params or {}))
+    try:
+        runtime: Runtime = found(**(params or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"runtime {target!r}: {error}") from error
     return runtime

@@ -23,7 +23,8 @@ class TorchExecutable:
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return self.module(images)
+            logits: Tensor = self.module(images)
+            return logits
 
 
 @dataclass(frozen=True)

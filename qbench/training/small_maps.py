@@ -2,7 +2,7 @@
 
 oneDNN's backward-weights kernel needs about as long for a 512x512 3x3 convolution on a 2x2 map as on one of 8x8: its
 work does not shrink with the map. There the same gradient as one matrix product of the unfolded input is several times
-faster (``benchmarks/training_step.py`` measures it), which is a quarter of a VGG-16 step on 32x32 images.
+faster (``benchmarks/data_pipeline.py --model vgg16`` measures the whole step).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Conv3x3(torch.autograd.Function):
         return conv2d(x, w, padding=1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, w = ctx.saved_tensors
         grad_x = torch.ops.aten.convolution_backward(
             grad, x, w, [0], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, False, False]
@@ -78,7 +78,7 @@ def fast_small_maps(network: nn.Module, enabled: bool) -> Iterator[None]:
     """Within the context, eligible convolutions of ``network`` use the matrix-product weight gradient."""
     changed = [module for module in network.modules() if enabled and _eligible(module)]
     for conv in changed:
-        conv.forward = _Forward(conv)  # type: ignore[method-assign, assignment, arg-type]
+        conv.forward = _Forward(conv)  # type: ignore[arg-type]
     try:
         yield
     finally:

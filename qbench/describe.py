@@ -1,0 +1,156 @@
+"""The verbs that only look: list, report, inspect."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from qbench.catalog import GROUPS, Option, nearest, options
+from qbench.console import make_console
+from qbench.errors import ArtifactError, ConfigError
+from qbench.limits import describe
+
+PLURALS = {f"{group}s": group for group in GROUPS} | {"runtimes": "runtime"}
+
+
+def list_options(words: Sequence[str]) -> int:
+    """``qbench list [GROUP] [--config-dir DIR]``: the options of one group, or of all."""
+    extra, names = _config_dir(words)
+    wanted = []
+    for name in names:
+        group = PLURALS.get(name, name)
+        if group not in GROUPS:
+            raise ConfigError(f"list {name}: unknown group.{nearest(name, [*GROUPS])} Groups: {', '.join(GROUPS)}.")
+        wanted.append(group)
+    console = make_console()
+    for group in wanted or GROUPS:
+        found = options(group, extra)
+        if not found:
+            continue
+        table = Table(title=f"{group}=", title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
+        table.add_column("name", no_wrap=True)
+        table.add_column("what it is", overflow="fold")
+        table.add_column("parameters = default (allowed)", overflow="fold")
+        for option in found.values():
+            content = option.load()
+            table.add_row(option.name, str(content.get("summary", "")), _parameters(option, content))
+        console.print(table)
+    return 0
+
+
+def report(words: Sequence[str]) -> int:
+    """``qbench report [PATH]``: rebuild the tables from the records below PATH and print them."""
+    from qbench.record import load_records
+    from qbench.report.tables import rich_table, write_tables
+
+    if len(words) > 1 or any(word.startswith("-") for word in words):
+        raise ConfigError(f"report {' '.join(words)}: give one folder or record file, or nothing for outputs/records.")
+    outputs = Path(os.environ.get("QBENCH_OUTPUTS", "outputs"))
+    place = Path(words[0]) if words else outputs / "records"
+    if not place.exists():
+        raise ConfigError(f"report {place}: no such folder; run something first (qbench run), or give its records.")
+    records, problems = load_records(place)
+    console = make_console()
+    for problem in problems:
+        console.print(f"note: {problem}", highlight=False, soft_wrap=True)
+    if not records:
+        raise ConfigError(f"report {place}: holds no records; run something first (qbench run).")
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for record in records:
+        groups.setdefault((record.dataset, record.model), []).append(record)
+    for _, group in sorted(groups.items()):
+        console.print(rich_table(group))
+    tables = place.parent / "tables" if place.is_dir() else place.parent
+    try:
+        for path in write_tables(records, tables):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    except OSError as error:
+        raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error
+    return 0
+
+
+def inspect(words: Sequence[str]) -> int:
+    """``qbench inspect FILE [--baseline FILE]``: what is inside an artefact, layer by layer."""
+    names = [word for word in words if not word.startswith("-")]
+    baseline = None
+    if "--baseline" in words:
+        position = list(words).index("--baseline")
+        if position + 1 >= len(words):
+            raise ConfigError("inspect --baseline: give the float artefact to compare with.")
+        baseline = words[position + 1]
+        names.remove(baseline)
+    unknown = [word for word in words if word.startswith("-") and word != "--baseline"]
+    if len(names) != 1 or unknown:
+        raise ConfigError("inspect: give one artefact, and --baseline FILE to see the error against float weights.")
+    _print_artifact(make_console(), Path(names[0]), Path(baseline) if baseline else None)
+    return 0
+
+
+def _print_artifact(console: Console, path: Path, baseline: Path | None) -> None:
+    from qbench.artifact import load, size_report
+    from qbench.measure.complexity import bops, layer_macs, macs, num_parameters
+    from qbench.measure.sqnr import weight_sqnr
+    from qbench.program.transform import fold_batch_norm
+
+    program, sizes = load(path), size_report(path)
+    sqnr = {}
+    if baseline is not None:
+        reference = load(baseline)
+        if {node.name for node in reference.nodes} != {node.name for node in program.nodes}:
+            reference = fold_batch_norm(reference)
+        if not {node.name for node in program.layers()} <= {node.name for node in reference.layers()}:
+            raise ArtifactError(f"{baseline}: is of another network than {path}")
+        sqnr = weight_sqnr(reference, program)
+    stored = {tensor.name: tensor for tensor in sizes.tensors}
+    operations = layer_macs(program)
+    table = Table(title=str(path), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
+    for heading in ("layer", "op", "shape", "encoding"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("bits", "bytes", "MACs", *(["SQNR dB"] if sqnr else [])):
+        table.add_column(heading, justify="right")
+    for node in program.layers():
+        tensor = stored[f"{node.name}.weight"]
+        shape = "x".join(str(size) for size in tensor.shape)
+        cells = [node.name, node.op, shape, tensor.encoding, str(tensor.bits), f"{tensor.bytes:,}"]
+        cells.append(f"{operations[node.name]:,}")
+        table.add_row(*cells, *([f"{sqnr.get(node.name, float('nan')):.1f}"] if sqnr else []))
+    console.print(table)
+    made = program.provenance
+    facts = {
+        "made by": f"{made.get('method', '?')} {made.get('params', {})}",
+        "network": f"{made.get('model', '?')} on {made.get('dataset', '?')}, input {program.input_shape}",
+        "operations": f"{macs(program):,} MACs, {bops(program):,} BOPs per image",
+        "parameters": f"{num_parameters(program):,}",
+        "activations": f"{len(program.edges)} quantized edges" if program.edges else "float",
+        "bytes": f"{sizes.size_bytes:,} = codes {sizes.codes_bytes:,} + codebooks {sizes.codebooks_bytes:,} + "
+        f"scales {sizes.scales_bytes:,} + floats {sizes.floats_bytes:,} + masks {sizes.masks_bytes:,} + "
+        f"container {sizes.container_bytes:,}; theoretical {sizes.theoretical_bits / 8:,.1f}",
+    }
+    for name, text in facts.items():
+        console.print(f"{name:<12}{text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _parameters(option: Option, content: dict[str, Any]) -> str:
+    limits = content.get("limits") or {}
+    shown = []
+    for name, default in option.parameters().items():
+        allowed = f" ({describe(limits[name])})" if name in limits else ""
+        shown.append(f"{name}={'null' if default is None else default}{allowed}")
+    return "\n".join(shown)
+
+
+def _config_dir(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    rest = list(words)
+    if "--config-dir" not in rest:
+        return None, rest
+    position = rest.index("--config-dir")
+    folder = rest[position + 1] if position + 1 < len(rest) else ""
+    if not Path(folder).is_dir() or not folder:
+        raise ConfigError(f"--config-dir {folder}: no such folder.")
+    return Path(folder), rest[:position] + rest[position + 2 :]

@@ -1,0 +1,84 @@
+"""The results table of a document, between two markers, rebuilt from committed records.
+
+python -m qbench.report.readme README.md docs/results/records            rewrite the region
+python -m qbench.report.readme README.md docs/results/records --check    fail if it is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from qbench.files import write_atomic
+from qbench.record import Record, load_records
+from qbench.report.tables import footnote, sort_records
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def results_region(records: Sequence[Record]) -> str:
+    """One compact Markdown table per data set and network, with the note on where it was measured."""
+    parts = []
+    for dataset, model in dict.fromkeys((r.dataset, r.model) for r in sort_records(records)):
+        own = [r for r in sort_records(records) if (r.dataset, r.model) == (dataset, model) and r.status == "ok"]
+        table = pd.DataFrame([_row(record) for record in own]).to_markdown(index=False, disable_numparse=True)
+        parts.append(f"**{model} on {dataset}** ({own[0].n_test:,} test images, seed {own[0].seed})\n\n{table}\n")
+    return "\n".join([*parts, footnote(records)])
+
+
+def with_region(text: str, region: str) -> str:
+    """The document with the text between the markers replaced.
+
+    Raises:
+        ValueError: A marker is missing.
+    """
+    before, found, rest = text.partition(BEGIN)
+    _, also_found, after = rest.partition(END)
+    if not found or not also_found:
+        raise ValueError(f"the document lacks {BEGIN} or {END}")
+    return f"{before}{BEGIN}\n\n{region}\n{END}{after}"
+
+
+def _row(r: Record) -> dict[str, str]:
+    baseline = r.method == "fp32"
+    delta = "" if baseline else f"{r.delta_points:+.2f} [{r.delta_low_points:+.2f}, {r.delta_high_points:+.2f}]"
+    speed = ""
+    if not baseline and r.latency_ratio is not None:
+        speed = f"{r.latency_ratio:.2f} [{r.latency_ratio_low:.2f}, {r.latency_ratio_high:.2f}]"
+    acts = f", {r.act_bits}-bit activations" if r.act_bits is not None else ""
+    return {
+        "method": r.method + (f", {r.weight_bits} bits{acts}" if r.weight_bits is not None else ""),
+        "top-1 %": f"{r.top1_percent:.2f}",
+        "Δ points [95 %]": delta,
+        "file, bytes": f"{r.size_bytes:,}",
+        "ratio": f"{r.compression_ratio:.2f}×",
+        "bits/weight": f"{r.bits_per_weight:.2f}",
+        "speed-up at batch 1": speed,
+        "kernel": r.latency_kind or "",
+        "note": r.warning or "",
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite or check one document; 1 if it was stale."""
+    parser = argparse.ArgumentParser(description="Rebuild a document's results table from records.")
+    parser.add_argument("document", type=Path)
+    parser.add_argument("records", type=Path)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the table is stale")
+    options = parser.parse_args(arguments)
+    records, problems = load_records(options.records)
+    for problem in problems:
+        print(problem)
+    before = options.document.read_text(encoding="utf-8")
+    after = with_region(before, results_region(records))
+    if options.check:
+        return int(after != before)
+    write_atomic(options.document, after.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
