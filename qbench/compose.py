@@ -88,9 +88,14 @@ def compose_cells(overrides: Sequence[str], config_dir: Path | None = None, mult
     return cells
 
 
-def resolve(container: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
-    """A composed, validated config as a :class:`RunConfig`, and notes on keys its method ignores."""
-    method, notes = _method(container)
+def resolve(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
+    """A composed, validated config as a :class:`RunConfig`, and notes on keys its method ignores.
+
+    Args:
+        container: The composed config as plain data.
+        defaults: The same with the chosen options' own values, to name what was changed.
+    """
+    method, notes = _method(container, defaults["method"])
     tiny = bool(container["tiny"])
     train = _train(container)
     data = container["dataset"]
@@ -187,7 +192,7 @@ def _compose_cell(
         return None
     if limited:
         return Cell(tuple(combination), None, "; ".join(limited), facts=_facts(composed))
-    config, notes = resolve(composed)
+    config, notes = resolve(composed, defaults)
     ignored_act = composed["act_bits"] is not None and "act_bits" not in composed["method"]
     if ignored_act and not multirun:
         name = config.method.name
@@ -313,7 +318,7 @@ def _unwritable(key: str, folder: Path) -> str | None:
     return None if os.access(existing, os.W_OK) else f"{key}={folder}: {existing} cannot be written to."
 
 
-def _method(container: Mapping[str, Any]) -> tuple[Choice, tuple[str, ...]]:
+def _method(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Choice, tuple[str, ...]]:
     choice = _choice("method", container)
     params = dict(choice.params)
     notes = []
@@ -324,7 +329,8 @@ def _method(container: Mapping[str, Any]) -> tuple[Choice, tuple[str, ...]]:
             params[key] = container[short]
         else:
             notes.append(f"{short}={container[short]} does not apply to method={choice.name} and is ignored")
-    return replace(choice, params=params), tuple(notes)
+    changed = [f"{k}={v}" for k, v in params.items() if k not in SHORTHANDS.values() and v != defaults.get(k)]
+    return replace(choice, params=params, variant=" ".join(changed)), tuple(notes)
 
 
 def _train(container: Mapping[str, Any]) -> TrainConfig:

@@ -10,11 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Choice:
-    """One option of a config group: the dotted ``target`` to build and its flat parameters."""
+    """One option of a config group: the dotted ``target`` to build and its flat parameters.
+
+    ``variant`` names, for people, the parameters (bits aside) that are not the YAML's defaults.
+    """
 
     name: str
     target: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
 
     def identity(self) -> dict[str, Any]:
         """What a content key needs to know: the target and its parameters, not the name of the YAML."""
@@ -57,7 +61,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The float training recipe. ``epochs`` 0 keeps the initial (or given) weights."""
+    """The float training recipe.
+
+    ``epochs`` 0 keeps the initial (or given) weights; ``augment`` False trains on the images as they are.
+    """
 
     epochs: int = 16
     batch_size: int = 128
@@ -71,6 +78,7 @@ class TrainConfig:
     ema_decay: float = 0.0
     mixup_alpha: float = 0.0
     precision: str = "auto"
+    augment: bool = True
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Record:
 
     ``status`` is ok, failed or skipped; ``error`` says why it is not ok
     (``error_kind`` config, expected or unexpected); ``warning`` says what to distrust.
+    ``variant`` names the method's parameters, bits aside, that are not its defaults.
 
     ``top1_low_percent``/``top1_high_percent`` and ``delta_low_points``/``delta_high_points`` are 95 % intervals over
     test images: Wilson's, and Tango's for the paired difference to the float baseline.
@@ -41,6 +42,7 @@ class Record:
     traceback: str | None = None
     weight_bits: int | None = None
     act_bits: int | None = None
+    variant: str | None = None
     device: str | None = None
     threads: int | None = None
     n_test: int | None = None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qbench.artifact import load, save
 from qbench.assets import instantiate, load_test_images, load_training_data, make_network
-from qbench.config import Choice, RunConfig
+from qbench.config import AugmentConfig, Choice, RunConfig
 from qbench.data.augment import eval_batches
 from qbench.data.base import TrainingData
 from qbench.errors import MethodError
@@ -61,7 +61,7 @@ def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
         network,
         data,
         config.train,
-        config.dataset.augment,
+        config.dataset.augment if config.train.augment else AugmentConfig(),
         seed=config.seed,
         device=device,
         checkpoint=checkpoint,

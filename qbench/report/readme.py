@@ -50,7 +50,7 @@ def _row(r: Record) -> dict[str, str]:
         speed = f"{r.latency_ratio:.2f} [{r.latency_ratio_low:.2f}, {r.latency_ratio_high:.2f}]"
     acts = f", {r.act_bits}-bit activations" if r.act_bits is not None else ""
     return {
-        "method": r.method + (f", {r.weight_bits} bits{acts}" if r.weight_bits is not None else ""),
+        "method": " ".join(filter(None, [r.method, r.variant])) + (f", {r.weight_bits} bits{acts}" if r.weight_bits is not None else ""),
         "top-1 %": f"{r.top1_percent:.2f}",
         "Δ points [95 %]": delta,
         "file, bytes": f"{r.size_bytes:,}",

@@ -17,7 +17,7 @@ from qbench.record import Record
 
 # the CSV's columns, in order; nested fields of a record go to the JSON only
 LEADING = (
-    "status", "error", "warning", "dataset", "model", "method", "weight_bits", "act_bits", "seed", "runtime",
+    "status", "error", "warning", "dataset", "model", "method", "weight_bits", "act_bits", "variant", "seed", "runtime",
     "top1_percent", "top1_low_percent", "top1_high_percent", "top1_baseline_percent", "delta_points",
     "delta_low_points", "delta_high_points", "delta_p_value", "top5_percent", "loss", "agreement_percent", "n_test",
     "size_bytes", "size_baseline_bytes", "compression_ratio", "bits_per_weight", "codes_bytes", "codebooks_bytes",
@@ -31,7 +31,8 @@ TRAILING = (
 )  # fmt: skip
 INTEGERS = tuple(f.name for f in fields(Record) if f.type == "int | None" or f.name == "seed")
 MARKDOWN = {
-    "dataset": "data set", "model": "model", "method": "method", "weight_bits": "w bits", "act_bits": "a bits",
+    "dataset": "data set", "model": "model", "method": "method", "variant": "variant",
+    "weight_bits": "w bits", "act_bits": "a bits",
     "seed": "seed", "top1_percent": "top-1 %", "top1_interval": "95 % interval", "delta_points": "Δ points",
     "delta_interval": "95 % interval of Δ", "agreement_percent": "agreement %", "size_bytes": "size, bytes",
     "compression_ratio": "ratio ×", "bits_per_weight": "bits/weight", "sqnr_db": "SQNR dB",
@@ -124,9 +125,10 @@ def footnote(records: Sequence[Record]) -> str:
     )
     return (
         "Accuracy, size and latency are those of the file re-loaded from disk. Intervals are over test images: "
-        "Wilson's for top-1, Tango's for the paired difference Δ to the float baseline of the same row's training. "
-        "Ratios are to that baseline saved as a file of the same format. Latency is for the batch size in the CSV; speed-up is the "
-        "median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer arithmetic."
+        "Wilson's for top-1, Tango's for the paired difference Δ to the float baseline of the same training. "
+        "Ratios are to that baseline saved as a file of the same format. Latency is for the batch size in the CSV; "
+        "speed-up is the median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer "
+        "arithmetic."
         + ("\n\nMeasured on: " + "; ".join(places) + "." if places else "")
         + "\n"
     )
@@ -167,7 +169,7 @@ def _terminal_cells(r: Record) -> list[str]:
     if r.latency_ratio is not None and r.method != "fp32":
         speed = f"{r.latency_ratio:.2f} [{r.latency_ratio_low:.2f}, {r.latency_ratio_high:.2f}]"
     return [
-        r.method,
+        " ".join(filter(None, [r.method, r.variant])),
         _bits(r),
         _number(r.top1_percent, 2),
         delta,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from qbench.quant.kmeans import KMeansResult, kmeans_1d, kmeans_rows
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "kmeans_1d.json").read_text())
 FLOAT32_EPS = 2.0**-24  # relative rounding error of one centroid
 
+properties = settings(deadline=None, max_examples=60)  # on a busy machine a call may take any time
 numbers = st.one_of(
     st.integers(-20, 20).map(float), st.floats(-1e6, 1e6, width=32), st.floats(-1, 1, width=32, allow_subnormal=False)
 )
@@ -77,6 +78,7 @@ def test_golden(case: dict[str, Any]) -> None:
     assert result.sse == pytest.approx(case["sse"], rel=1e-12, abs=1e-11)
 
 
+@properties
 @given(some_values, st.integers(1, 5))
 def test_no_clustering_is_better(values: list[float], num_clusters: int) -> None:
     ones = [1.0] * len(values)
@@ -86,6 +88,7 @@ def test_no_clustering_is_better(values: list[float], num_clusters: int) -> None
     assert result.sse <= least_error(values, ones, num_clusters) * (1 + 1e-9) + rounding(values, ones)
 
 
+@properties
 @given(st.lists(st.tuples(numbers, some_weights), min_size=1, max_size=9), st.integers(1, 5))
 def test_no_weighted_clustering_is_better(pairs: list[tuple[float, float]], num_clusters: int) -> None:
     values, weights = [x for x, _ in pairs], [w for _, w in pairs]
@@ -96,6 +99,7 @@ def test_no_weighted_clustering_is_better(pairs: list[tuple[float, float]], num_
     assert result.sse <= least_error(values, weights, num_clusters) * (1 + 1e-9) + rounding(values, weights)
 
 
+@properties
 @given(st.lists(st.integers(-30, 30), min_size=1, max_size=8), st.integers(1, 4))
 def test_of_tied_optima_the_smallest_centroids_win(values: list[int], num_clusters: int) -> None:
     points = sorted(set(values))
@@ -113,6 +117,7 @@ def test_of_tied_optima_the_smallest_centroids_win(values: list[int], num_cluste
     torch.testing.assert_close(result.centroids, torch.tensor(expected), rtol=2 * FLOAT32_EPS, atol=0)
 
 
+@properties
 @given(st.lists(numbers, min_size=1, max_size=60), st.integers(1, 8), st.randoms(use_true_random=False))
 def test_permuting_the_values_permutes_the_indices(values: list[float], num_clusters: int, random: Any) -> None:
     order = random.sample(range(len(values)), len(values))
@@ -122,6 +127,7 @@ def test_permuting_the_values_permutes_the_indices(values: list[float], num_clus
     assert torch.equal(permuted.indices, result.indices[order])
 
 
+@properties
 @given(st.lists(st.floats(-1000, 1000, width=16), min_size=1, max_size=60), st.integers(1, 8), st.integers(-20, 20))
 def test_scaling_by_a_power_of_two_scales_the_centroids(values: list[float], num_clusters: int, power: int) -> None:
     result = kmeans_1d(torch.tensor(values), num_clusters)
@@ -130,6 +136,7 @@ def test_scaling_by_a_power_of_two_scales_the_centroids(values: list[float], num
     assert torch.equal(scaled.indices, result.indices)
 
 
+@properties
 @given(some_values, st.integers(0, 5))
 def test_enough_clusters_give_the_values_back(values: list[float], spare: int) -> None:
     tensor = torch.tensor(values)
@@ -225,6 +232,7 @@ def test_the_same_input_gives_the_same_bytes() -> None:
     assert first.sse == second.sse
 
 
+@properties
 @given(st.integers(1, 6), st.integers(1, 12), st.integers(1, 5), st.booleans(), st.integers(0, 1000))
 def test_rows_are_problems_of_their_own(rows: int, columns: int, num_clusters: int, weighted: bool, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
