@@ -49,8 +49,9 @@ def _row(r: Record) -> dict[str, str]:
     if not baseline and r.latency_ratio is not None:
         speed = f"{r.latency_ratio:.2f} [{r.latency_ratio_low:.2f}, {r.latency_ratio_high:.2f}]"
     acts = f", {r.act_bits}-bit activations" if r.act_bits is not None else ""
+    bits = f", {r.weight_bits} bits{acts}" if r.weight_bits is not None else ""
     return {
-        "method": " ".join(filter(None, [r.method, r.variant])) + (f", {r.weight_bits} bits{acts}" if r.weight_bits is not None else ""),
+        "method": " ".join(filter(None, [r.method, r.variant])) + bits,
         "top-1 %": f"{r.top1_percent:.2f}",
         "Δ points [95 %]": delta,
         "file, bytes": f"{r.size_bytes:,}",

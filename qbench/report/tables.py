@@ -128,9 +128,7 @@ def footnote(records: Sequence[Record]) -> str:
         "Wilson's for top-1, Tango's for the paired difference Δ to the float baseline of the same training. "
         "Ratios are to that baseline saved as a file of the same format. Latency is for the batch size in the CSV; "
         "speed-up is the median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer "
-        "arithmetic."
-        + ("\n\nMeasured on: " + "; ".join(places) + "." if places else "")
-        + "\n"
+        "arithmetic." + ("\n\nMeasured on: " + "; ".join(places) + "." if places else "") + "\n"
     )
 
 

@@ -51,6 +51,8 @@ def load_runtime(target: str, params: Mapping[str, Any] | None = None) -> Runtim
         if error.name and not error.name.startswith("qbench"):
             raise RuntimeUnavailable(f"runtime {target}: {error.name} is not installed") from error
         raise ConfigError(f"runtime {target!r}: no such runtime") from error
+    except ImportError as error:
+        raise RuntimeUnavailable(f"runtime {target}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"runtime {target!r}: not a dotted path") from error
     found = getattr(module, attribute, None)

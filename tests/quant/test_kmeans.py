@@ -188,7 +188,7 @@ def error_of_near_optimal(values: Tensor, num_clusters: int, weights: Tensor | N
     return float((mass[0] * (ordered.double() - nearest).square()).sum())
 
 
-@pytest.mark.parametrize(("num_clusters", "count"), [(2, 2000), (16, 2000), (16, 20_000), (256, 1000)])
+@pytest.mark.parametrize(("num_clusters", "count"), [(2, 2000), (16, 2000), (16, 20_000), (256, 500)])
 @pytest.mark.parametrize("name", NAMES)
 def test_near_optimal_solver_against_the_exact_one(
     name: str, num_clusters: int, count: int, monkeypatch: pytest.MonkeyPatch
@@ -201,13 +201,13 @@ def test_near_optimal_solver_against_the_exact_one(
 @pytest.mark.parametrize("num_clusters", [4, 8, 16, 256])
 @pytest.mark.parametrize("name", ["gaussian", "heavy tail", "bimodal", "outlier"])
 def test_near_optimal_solver_on_many_values(name: str, num_clusters: int) -> None:
-    """200 000 values snapped to at most 2000 distinct ones, of which the exact solver finds the optimum."""
+    """200 000 values snapped to at most 1000 distinct ones, of which the exact solver finds the optimum."""
     values = samples(name, 200_000)
     scaled = torch.asinh((values.double() - values.double().median()) * 100)  # fine where the values lie dense
     low, high = scaled.min(), scaled.max()
-    snapped = (torch.sinh(low + ((scaled - low) / (high - low) * 1999).round() / 1999 * (high - low)) / 100).float()
+    snapped = (torch.sinh(low + ((scaled - low) / (high - low) * 999).round() / 999 * (high - low)) / 100).float()
     optimum = kmeans_1d(snapped, num_clusters)
-    assert num_clusters < len(snapped.unique()) <= 2000
+    assert num_clusters < len(snapped.unique()) <= 1000
     assert error_of_near_optimal(snapped, num_clusters) <= optimum.sse * 1.001
 
 
