@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from qbench.data.augment import Augmentation, train_batches
+from qbench.config import AugmentConfig
+from qbench.data.augment import train_batches
 from qbench.data.base import ImageSet
 from qbench.data.cifar10 import Cifar10
 from qbench.data.splits import limit_images
@@ -110,7 +111,7 @@ def make_loops(model: str, images: ImageSet, batch_size: int) -> dict[str, Train
         return lambda epoch: made
 
     def batched(channels_last: bool) -> Callable[[int], Batches]:
-        spec = Augmentation(flip=True, crop_padding=4)
+        spec = AugmentConfig(flip=True, crop_padding=4)
         return lambda epoch: train_batches(
             images, batch_size, spec, MEAN, STD, 0, epoch, "cpu", channels_last=channels_last
         )

@@ -9,14 +9,20 @@ from typing import Any
 
 import yaml
 
+from qbench.errors import ConfigError
+
 GROUPS = ("dataset", "model", "method", "train", "runtime", "measure", "experiment")
 # keys of a group's YAML that describe it; every other key is a parameter of what ``_target_`` names
 DESCRIPTIVE = frozenset({"_target_", "summary", "limits"})
 COMMON = {
-    "dataset": frozenset(
-        "images augment validation_fraction calibration_images split_seed sources download_from fingerprint".split()
-    ),
+    "dataset": frozenset({"images", "augment", "validation_fraction", "calibration_images", "split_seed"})
+    | frozenset({"sources", "download_from", "fingerprint"}),
     "model": frozenset({"input", "recipe", "weights"}),
+}
+# of those, what states facts: an override of it would change nothing, or make it untrue
+FIXED = {
+    "dataset": frozenset({"images", "sources", "download_from", "fingerprint"}),
+    "model": frozenset({"input", "recipe"}),
 }
 
 
@@ -35,8 +41,15 @@ class Option:
     path: Path
 
     def load(self) -> dict[str, Any]:
-        """The YAML as plain data, interpolations unresolved."""
-        content = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        """The YAML as plain data, interpolations unresolved.
+
+        Raises:
+            ConfigError: The file cannot be read or is not YAML; names it.
+        """
+        try:
+            content = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{self.path}: not a readable YAML: {' '.join(str(error).split())}") from error
         return content if isinstance(content, dict) else {}
 
     def parameters(self) -> dict[str, Any]:

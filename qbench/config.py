@@ -1,4 +1,4 @@
-"""The schema of a run: frozen dataclasses, filled by :mod:`qbench.compose`, read by every stage. No torch here."""
+"""The schema of a run: frozen dataclasses, filled by :mod:`qbench.resolve`, read by every stage. No torch here."""
 
 from __future__ import annotations
 
@@ -24,14 +24,37 @@ class Choice:
         """What a content key needs to know: the target and its parameters, not the name of the YAML."""
         return {"target": self.target, "params": dict(self.params)}
 
+    def bits(self, parameter: str) -> int | None:
+        """A bit-width among the parameters; None where it is null or there is none of that name."""
+        value = self.params.get(parameter)
+        return None if value is None else int(value)
+
+    @property
+    def title(self) -> str:
+        """How people tell it from its other settings: ``kmeans granularity=per_channel w4``."""
+        bits = bits_label(self.bits("weight_bits"), self.bits("act_bits"))
+        return " ".join(filter(None, [self.name, self.variant, bits]))
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of training images: mirror, shift by up to ``crop_padding`` pixels, a ``cutout`` pixel hole."""
+    """Random changes of training images.
+
+    Attributes:
+        flip: Mirror half of the images left to right.
+        crop_padding: Shift by up to this many pixels in each direction, borders filled by reflection.
+        cutout: Side in pixels of a square replaced by the mean colour; its centre lies anywhere in the image, so it
+            may be cut off at the border. DeVries and Taylor, "Improved Regularization of Convolutional Neural
+            Networks with Cutout", arXiv:1708.04552, sec. 3. 0 leaves images whole.
+    """
 
     flip: bool = False
     crop_padding: int = 0
     cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0 or self.cutout < 0:
+            raise ValueError(f"crop_padding={self.crop_padding} and cutout={self.cutout} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -114,20 +137,25 @@ class RunConfig:
     limit_test: int | None = None
     tiny: bool = False
     dry: bool = False
+    traceback: bool = False
 
     @property
     def label(self) -> str:
         """How messages call this run."""
-        return f"{self.dataset.choice.name} {self.model.choice.name} {self.method.name}"
+        return f"{self.dataset.choice.name} {self.model.choice.name} {self.method.title}"
 
     @property
     def weight_bits(self) -> int | None:
         """The weight bit-width asked of the method; None where the method has none."""
-        bits = self.method.params.get("weight_bits")
-        return None if bits is None else int(bits)
+        return self.method.bits("weight_bits")
 
     @property
     def act_bits(self) -> int | None:
         """The activation bit-width asked of the method; None where activations stay float."""
-        bits = self.method.params.get("act_bits")
-        return None if bits is None else int(bits)
+        return self.method.bits("act_bits")
+
+
+def bits_label(weight_bits: int | None, act_bits: int | None) -> str:
+    """``w4``, ``w4a8`` or nothing."""
+    parts = (("w", weight_bits), ("a", act_bits))
+    return "".join(f"{letter}{bits}" for letter, bits in parts if bits is not None)

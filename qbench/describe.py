@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from qbench.catalog import GROUPS, Option, nearest, options
@@ -39,7 +40,8 @@ def list_options(words: Sequence[str]) -> int:
         table.add_column("parameters = default (allowed)", overflow="fold")
         for option in found.values():
             content = option.load()
-            table.add_row(option.name, str(content.get("summary", "")), _parameters(option, content))
+            cells = (option.name, str(content.get("summary", "")), _parameters(option, content))
+            table.add_row(*map(escape, cells))
         console.print(table)
     return 0
 
@@ -53,12 +55,14 @@ def report(words: Sequence[str]) -> int:
         raise ConfigError(f"report {' '.join(words)}: give one folder or record file, or nothing for outputs/records.")
     outputs = Path(os.environ.get("QBENCH_OUTPUTS", "outputs"))
     place = Path(words[0]) if words else outputs / "records"
+    if (place / "records").is_dir():
+        place = place / "records"  # an output folder: its other JSON files are no records
     if not place.exists():
         raise ConfigError(f"report {place}: no such folder; run something first (qbench run), or give its records.")
     records, problems = load_records(place)
     console = make_console()
     for problem in problems:
-        console.print(f"note: {problem}", highlight=False, soft_wrap=True)
+        console.print(f"note: {problem}", markup=False, highlight=False, soft_wrap=True)
     if not records:
         raise ConfigError(f"report {place}: holds no records; run something first (qbench run).")
     groups: dict[tuple[str, str], list[Any]] = {}
@@ -66,10 +70,12 @@ def report(words: Sequence[str]) -> int:
         groups.setdefault((record.dataset, record.model), []).append(record)
     for _, group in sorted(groups.items()):
         console.print(rich_table(group))
-    tables = place.parent / "tables" if place.is_dir() else place.parent
+    if place.is_file():
+        return 0
+    tables = place.parent / "tables"
     try:
         for path in write_tables(records, tables):
-            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+            console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     except OSError as error:
         raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error
     return 0
@@ -77,16 +83,8 @@ def report(words: Sequence[str]) -> int:
 
 def inspect(words: Sequence[str]) -> int:
     """``qbench inspect FILE [--baseline FILE]``: what is inside an artefact, layer by layer."""
-    names = [word for word in words if not word.startswith("-")]
-    baseline = None
-    if "--baseline" in words:
-        position = list(words).index("--baseline")
-        if position + 1 >= len(words):
-            raise ConfigError("inspect --baseline: give the float artefact to compare with.")
-        baseline = words[position + 1]
-        names.remove(baseline)
-    unknown = [word for word in words if word.startswith("-") and word != "--baseline"]
-    if len(names) != 1 or unknown:
+    baseline, names = _option("--baseline", words)
+    if len(names) != 1 or names[0].startswith("-"):
         raise ConfigError("inspect: give one artefact, and --baseline FILE to see the error against float weights.")
     _print_artifact(make_console(), Path(names[0]), Path(baseline) if baseline else None)
     return 0
@@ -109,7 +107,7 @@ def _print_artifact(console: Console, path: Path, baseline: Path | None) -> None
         sqnr = weight_sqnr(reference, program)
     stored = {tensor.name: tensor for tensor in sizes.tensors}
     operations = layer_macs(program)
-    table = Table(title=str(path), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
+    table = Table(title=escape(str(path)), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
     for heading in ("layer", "op", "shape", "encoding"):
         table.add_column(heading, no_wrap=True)
     for heading in ("bits", "bytes", "MACs", *(["SQNR dB"] if sqnr else [])):
@@ -123,7 +121,7 @@ def _print_artifact(console: Console, path: Path, baseline: Path | None) -> None
     console.print(table)
     made = program.provenance
     facts = {
-        "made by": f"{made.get('method', '?')} {made.get('params', {})}",
+        "made by": " ".join([str(made.get("method", "?")), *_settings(made.get("params") or {})]),
         "network": f"{made.get('model', '?')} on {made.get('dataset', '?')}, input {program.input_shape}",
         "operations": f"{macs(program):,} MACs, {bops(program):,} BOPs per image",
         "parameters": f"{num_parameters(program):,}",
@@ -138,19 +136,36 @@ def _print_artifact(console: Console, path: Path, baseline: Path | None) -> None
 
 def _parameters(option: Option, content: dict[str, Any]) -> str:
     limits = content.get("limits") or {}
-    shown = []
-    for name, default in option.parameters().items():
-        allowed = f" ({describe(limits[name])})" if name in limits else ""
-        shown.append(f"{name}={'null' if default is None else default}{allowed}")
-    return "\n".join(shown)
+    parameters = option.parameters()
+    allowed = [f" ({describe(limits[name])})" if name in limits else "" for name in parameters]
+    return "\n".join(text + limit for text, limit in zip(_settings(parameters), allowed))
+
+
+def _settings(parameters: Mapping[str, Any]) -> list[str]:
+    """``key=value`` each, as the command line takes them."""
+    words = {None: "null", True: "true", False: "false"}
+    return [
+        f"{name}={words[value] if value is None or isinstance(value, bool) else value}"
+        for name, value in parameters.items()
+    ]
 
 
 def _config_dir(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    rest = list(words)
-    if "--config-dir" not in rest:
-        return None, rest
-    position = rest.index("--config-dir")
-    folder = rest[position + 1] if position + 1 < len(rest) else ""
-    if not Path(folder).is_dir() or not folder:
+    folder, rest = _option("--config-dir", words)
+    if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"--config-dir {folder}: no such folder.")
-    return Path(folder), rest[:position] + rest[position + 2 :]
+    return Path(folder) if folder else None, rest
+
+
+def _option(flag: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of ``flag VALUE`` or ``flag=VALUE`` (None if it is not given), and the other words."""
+    for position, word in enumerate(words):
+        name, joined, value = word.partition("=")
+        if name != flag:
+            continue
+        used = 1 if joined else 2
+        value = value if joined else (list(words)[position + 1 : position + 2] or [""])[0]
+        if not value or value.startswith("-"):
+            raise ConfigError(f"{flag}: a path is missing after it.")
+        return value, [*words[:position], *words[position + used :]]
+    return None, list(words)

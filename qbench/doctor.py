@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from qbench.catalog import options
@@ -15,13 +16,12 @@ from qbench.console import make_console
 from qbench.data.presence import check_presence
 from qbench.errors import ConfigError
 from qbench.machine import physical_cores
-from qbench.measure.environment import environment
+from qbench.measure.environment import ISA_FLAGS, environment
 from qbench.store import Store
 
 # torch minor version -> the torchvision minor version built against it
 MATCHING = {"2.6": "0.21", "2.7": "0.22", "2.8": "0.23", "2.9": "0.24", "2.10": "0.25", "2.11": "0.26", "2.12": "0.27",
             "2.13": "0.28"}  # fmt: skip
-ISA = ("avx2", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 
 
 def doctor(words: Sequence[str]) -> int:
@@ -35,8 +35,8 @@ def doctor(words: Sequence[str]) -> int:
         ("python", f"{facts.get('python')} on {facts.get('platform')}"),
         ("torch", f"{facts.get('torch')}, torchvision {facts.get('torchvision')}: {_pair(facts)}"),
         *torch_facts,
-        ("processor", f"{facts.get('cpu_model') or facts.get('cpu')}"),
-        ("instructions", _instructions(facts)),
+        ("processor", f"{facts['cpu_model']}"),
+        ("instructions", _instructions(facts["cpu_flags"])),
         ("threads", f"{physical_cores()} physical cores usable (threads={physical_cores()} unless given)"),
         *_data_sets(),
         ("store", _store()),
@@ -45,7 +45,7 @@ def doctor(words: Sequence[str]) -> int:
     table.add_column("what", no_wrap=True)
     table.add_column("found", overflow="fold")
     for name, text in rows:
-        table.add_row(name, text)
+        table.add_row(name, escape(text))
     make_console().print(table)
     return 1 if broken else 0
 
@@ -77,9 +77,10 @@ def _torch() -> tuple[bool, list[tuple[str, str]]]:
     return False, [("devices", ", ".join(devices)), ("training", f"train.precision=auto means {note} on this CPU")]
 
 
-def _instructions(facts: dict[str, Any]) -> str:
-    present = set(facts.get("isa") or facts.get("isa_flags") or [])
-    return ", ".join(f"{name} {'yes' if name in present else 'no'}" for name in ISA)
+def _instructions(present: Sequence[str]) -> str:
+    """What speeds up narrow arithmetic, and what of it is missing here."""
+    absent = [name for name in ISA_FLAGS if name not in present]
+    return (", ".join(present) or "none known") + (f"; not {', '.join(absent)}" if absent else "")
 
 
 def _data_sets() -> list[tuple[str, str]]:
@@ -90,7 +91,10 @@ def _data_sets() -> list[tuple[str, str]]:
         folder = str(content.get("folder", ""))
         sources = [str(source).replace("${dataset.folder}", folder) for source in content["sources"]]
         problem = check_presence(name, root, sources, None)
-        rows.append((f"data: {name}", f"found in {root}" if sources and not problem else problem or "embedded"))
+        state = "embedded" if not sources else f"found in {root}"
+        if problem is not None:  # without the name, which the row has, and the ways on, which a run would tell
+            state = problem.removeprefix(f"data set {name}: ").partition(" Ways on: ")[0]
+        rows.append((f"data: {name}", state))
     return rows
 
 

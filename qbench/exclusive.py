@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 
 def _folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"qbench-{getpass.getuser()}"
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # a container's user may have no name
+    folder = Path(tempfile.gettempdir()) / f"qbench-{user}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
@@ -26,9 +28,11 @@ def _folder() -> Path:
 def busy() -> Iterator[None]:
     """Let profiling processes of this machine know that a stage is working."""
     path = _folder() / f"busy-{os.getpid()}.lock"
-    with FileLock(path):
-        yield
-    path.unlink(missing_ok=True)
+    try:
+        with FileLock(path):
+            yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -51,5 +55,8 @@ def others_busy() -> bool:
             found = True
         else:
             lock.release()
-            path.unlink(missing_ok=True)
+            pid = path.stem.removeprefix("busy-")
+            # a living process may be about to lock its file: then it must stay where others look
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                path.unlink(missing_ok=True)
     return found

@@ -1,10 +1,11 @@
 """Allowed values, read from the ``limits:`` of a YAML, so that refusing a value needs no torch.
 
-    bits: {min: 1, max: 8}            whole numbers (both bounds whole), else numbers
+    bits: {min: 1, max: 8}            whole numbers (both bounds whole), else numbers; one bound may be left out
     range: [minmax, percentile]       one of these
     device: {pattern: ..., example:}  text that matches
 
-A key whose default is null may stay null. A key without limits must keep the type of its default.
+The limits of a list are those of each of its elements, of which there must be one. A key whose default is null may
+stay null, unless its limits say ``required: true``. A key without limits must keep the type of its default.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from qbench.catalog import DESCRIPTIVE, nearest
 
+MISSING = "???"  # OmegaConf's mark of a value the user must give
 _NAMES = {
     bool: "true or false",
     int: "a whole number",
@@ -28,34 +30,48 @@ _NAMES = {
 
 def describe(limit: Any) -> str:
     """The allowed values in words."""
-    if isinstance(limit, Mapping):
-        if "pattern" in limit:
-            return str(limit.get("example", limit["pattern"]))
-        kind = "whole numbers" if _whole(limit["min"]) and _whole(limit["max"]) else "numbers"
+    if not isinstance(limit, Mapping):
+        return ", ".join(_text(value) for value in limit)
+    if "pattern" in limit:
+        return str(limit.get("example", limit["pattern"]))
+    kind = "whole numbers" if _whole_bounds(limit) else "numbers"
+    if "min" in limit and "max" in limit:
         return f"{kind} from {limit['min']} to {limit['max']}"
-    return ", ".join(_text(value) for value in limit)
+    return f"{kind} from {limit['min']} up" if "min" in limit else f"{kind} up to {limit['max']}"
 
 
-def problem_with(key: str, value: Any, default: Any, limit: Any) -> str | None:
-    """What is wrong with ``key=value``, as one line; None if it is allowed."""
-    shown = f"{key}={_text(value)}"
-    if value is None:
-        return None if default is None else f"{shown}: a value is needed; {_allowed(limit, default)}"
+def problem_with(key: str, value: Any, default: Any, limit: Any, of: str = "") -> str | None:
+    """What is wrong with ``key=value``, as one line; None if it is allowed.
+
+    Args:
+        key: As the user writes it.
+        value: What was given.
+        default: What the option has; its type counts where there is no limit.
+        limit: The key's entry in ``limits:``, None if it has none.
+        of: Whose limit it is, e.g. ``method=kmeans``.
+    """
+    needed = isinstance(limit, Mapping) and bool(limit.get("required"))
+    allowed = f"{key}={_text(value)}: {_allowed(limit, default, of, nullable=default is None and not needed)}"
+    if value in (None, MISSING):
+        if value == default is None and not needed:
+            return None
+        return allowed if limit is None else f"{key}: a value is needed; {_allowed(limit, default, of)}"
     if limit is None:
-        return None if _same_type(value, default) else f"{shown}: {_allowed(limit, default)}"
-    if isinstance(limit, Mapping):
-        if "pattern" in limit:
-            fits = isinstance(value, str) and re.fullmatch(limit["pattern"], value) is not None
-        else:
-            fits = _in_range(value, limit)
-        return None if fits else f"{shown}: {_allowed(limit, default)}"
-    if any(value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in limit):
+        return None if _same_type(value, default) else allowed
+    if isinstance(default, list):
+        fits = isinstance(value, list) and bool(value) and all(_fits(one, limit) for one in value)
+        return None if fits else allowed
+    if _fits(value, limit):
         return None
-    return f"{shown}: {_allowed(limit, default)}{nearest(_text(value), [_text(a) for a in limit])}"
+    return allowed if isinstance(limit, Mapping) else allowed + nearest(_text(value), [_text(one) for one in limit])
 
 
 def problems_in(
-    prefix: str, values: Mapping[str, Any], defaults: Mapping[str, Any], limits: Mapping[str, Any] | None = None
+    prefix: str,
+    values: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    limits: Mapping[str, Any] | None = None,
+    of: str = "",
 ) -> list[str]:
     """Every value of a group against its ``limits:``.
 
@@ -71,24 +87,34 @@ def problems_in(
         if isinstance(value, Mapping) and isinstance(default, Mapping):
             own = "limits" in default or "_target_" in default
             inner = None if own else {k[len(key) + 1 :]: v for k, v in limits.items() if k.startswith(f"{key}.")}
-            found += problems_in(f"{prefix}{key}.", value, default, inner) if default else []
-        elif (problem := problem_with(f"{prefix}{key}", value, default, limits.get(key))) is not None:
+            found += problems_in(f"{prefix}{key}.", value, default, inner, of) if default else []
+        elif (problem := problem_with(f"{prefix}{key}", value, default, limits.get(key), of)) is not None:
             found.append(problem)
     return found
 
 
-def _allowed(limit: Any, default: Any) -> str:
-    if limit is not None:
-        return f"allowed: {describe(limit)}" + (", or null" if default is None else "") + "."
-    return f"{_NAMES.get(type(default), 'another type')} is needed, like {_text(default)}."
+def _allowed(limit: Any, default: Any, of: str, *, nullable: bool = False) -> str:
+    whose = f" for {of}" if of else ""
+    if limit is None:
+        return f"{_NAMES.get(type(default), 'another type')} is needed{whose}, like {_text(default)}."
+    many = "a list of " if isinstance(default, list) else ""
+    return f"allowed{whose}: {many}{describe(limit)}" + (", or null" if nullable else "") + "."
 
 
-def _in_range(value: Any, limit: Mapping[str, Any]) -> bool:
+def _fits(value: Any, limit: Any) -> bool:
+    if not isinstance(limit, Mapping):
+        return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in limit)
+    if "pattern" in limit:
+        return isinstance(value, str) and re.fullmatch(limit["pattern"], value) is not None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
-    if _whole(limit["min"]) and _whole(limit["max"]) and not _whole(value):
+    if _whole_bounds(limit) and not _whole(value):
         return False
-    return bool(limit["min"] <= value <= limit["max"])
+    return bool(limit.get("min", -math.inf) <= value <= limit.get("max", math.inf))
+
+
+def _whole_bounds(limit: Mapping[str, Any]) -> bool:
+    return all(_whole(limit[bound]) for bound in ("min", "max") if bound in limit)
 
 
 def _whole(value: Any) -> bool:
@@ -96,7 +122,7 @@ def _whole(value: Any) -> bool:
 
 
 def _same_type(value: Any, default: Any) -> bool:
-    if default is None or type(value) is type(default):
+    if default in (None, MISSING) or type(value) is type(default):
         return True
     return isinstance(default, float) and _whole(value)
 

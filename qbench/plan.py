@@ -77,7 +77,7 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
     def artefact(method: Choice) -> PlannedStage:
         calibration = {"calibration_images": config.dataset.calibration_images, "seed": config.seed}
         fields = {"train": train.key, "method": _identity(method), **calibration, **where}
-        return planned("quantize", method.name, fields)
+        return planned("quantize", method.title, fields)
 
     def score(made: PlannedStage) -> PlannedStage:
         data = {"dataset": _dataset_fields(config.dataset), "limit_test": config.limit_test}
@@ -95,9 +95,10 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
             "threads": config.threads,
             "machine": machine_fields(),
         }
-        profile = planned("profile", config.method.name, fields)
+        profile = planned("profile", config.method.title, fields)
     own_score = score(own_artefact)
-    identity = [config.label, own_score.key, profile.key if profile else None]
+    names = f"{config.dataset.choice.name} {config.model.choice.name} {config.method.name}"
+    identity = [names, own_score.key, profile.key if profile else None]
     return Plan(
         train,
         float_artefact,
@@ -177,6 +178,6 @@ def _identity(choice: Choice) -> dict[str, Any]:
 def _source_of(module: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
+    except Exception:  # it imports the packages above the module, whose code may raise anything; building will tell
         return None
     return Path(spec.origin) if spec is not None and spec.origin and Path(spec.origin).is_file() else None

@@ -75,7 +75,7 @@ class ConsoleProgress:
             self.line(f"{self._label} {self._done}/{self._total} {note} ETA {eta:.0f} s")
 
     def line(self, text: str) -> None:
-        self.console.print(f"  {text}", highlight=False, soft_wrap=True)
+        self.console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         if self._bar is not None:

@@ -6,6 +6,7 @@ Units are in the field names; a value that was not measured is None (null in JSO
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -100,9 +101,18 @@ class Record:
     def save(self, folder: Path) -> Path:
         """Write ``folder/RUN_ID.json`` whole or not at all."""
         path = folder / f"{self.run_id}.json"
-        text = json.dumps(asdict(self), indent=1, sort_keys=True, default=str, allow_nan=False)
+        text = json.dumps(_finite(asdict(self)), indent=1, sort_keys=True, default=str, allow_nan=False)
         write_atomic(path, text.encode() + b"\n")
         return path
+
+
+def _finite(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: such a number is no measurement, and becomes null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _KNOWN = {f.name for f in fields(Record)}
@@ -123,7 +133,8 @@ def load_record(path: Path) -> Record:
             content[name] = tuple(content.get(name) or ())
         return Record(**{key: value for key, value in content.items() if key in _KNOWN})
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a record of this qbench ({error})") from error
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: not a record of this qbench ({reason})") from error
 
 
 def load_records(folder: Path) -> tuple[list[Record], list[str]]:

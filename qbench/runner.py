@@ -12,7 +12,7 @@ from typing import Any
 
 from qbench.assess import assess
 from qbench.assets import pin_threads
-from qbench.config import Choice, RunConfig
+from qbench.config import Choice, RunConfig, bits_label
 from qbench.errors import ConfigError, QBenchError
 from qbench.exclusive import busy
 from qbench.files import write_atomic
@@ -30,7 +30,7 @@ from qbench.stages import (
 )
 from qbench.store import Store
 
-PLACES = ("data_dir", "output_dir", "store_dir", "dry")  # where a run happened is not what it was
+ABOUT_THE_CALL = ("data_dir", "output_dir", "store_dir", "dry", "traceback")  # not about what was run
 
 
 def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
@@ -62,16 +62,15 @@ def blank_record(config: RunConfig, run_id: str, status: str, error: str | None 
         runtime=config.runtime.name,
         device=config.device,
         threads=config.threads,
-        config=_plain({name: value for name, value in asdict(config).items() if name not in PLACES}),
+        config=_plain({name: value for name, value in asdict(config).items() if name not in ABOUT_THE_CALL}),
     )
 
 
 def run_folder(config: RunConfig, run_id: str) -> Path:
     """Where a run's own files are: readable name, exact id."""
-    bits = f"_w{config.weight_bits}" if config.weight_bits is not None else ""
-    acts = f"a{config.act_bits}" if config.act_bits is not None else ""
-    name = f"{config.dataset.choice.name}_{config.model.choice.name}_{config.method.name}{bits}{acts}_s{config.seed}"
-    return config.output_dir / "runs" / f"{name}_{run_id}"
+    bits = bits_label(config.weight_bits, config.act_bits)
+    names = [config.dataset.choice.name, config.model.choice.name, config.method.name, bits, f"s{config.seed}", run_id]
+    return config.output_dir / "runs" / "_".join(filter(None, names))
 
 
 def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
@@ -165,7 +164,7 @@ def _failed(config: RunConfig, plan: Plan, error: Exception) -> Record:
     except OSError:
         saved = None
     expected = isinstance(error, QBenchError)
-    message = str(error) if expected else f"{type(error).__name__}: {error}"
+    message = " ".join((str(error) if expected else f"{type(error).__name__}: {error}").split())
     record = blank_record(config, plan.run_id, "failed", message)
     stages = {f"{stage.stage}:{stage.subject}": stage.key for stage in plan.stages}
     kind = "config" if isinstance(error, ConfigError) else "expected" if expected else "unexpected"

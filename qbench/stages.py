@@ -35,6 +35,7 @@ from qbench.training.recipe import resolve_device
 
 WEIGHTS = "weights.safetensors"
 FACTS = "facts.json"
+CHECKPOINT = ".checkpoint"  # the store drops files of such names when the stage is done
 ARTIFACT = "model.qbench"
 PREDICTIONS = "predictions.safetensors"
 CALIBRATION_BATCH = 64
@@ -56,7 +57,6 @@ def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
     data = load_training_data(config)
     network = make_network(config, data)
     device = resolve_device(config.device)
-    checkpoint = folder / ".checkpoint"
     outcome = fit(
         network,
         data,
@@ -64,7 +64,7 @@ def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
         config.dataset.augment if config.train.augment else AugmentConfig(),
         seed=config.seed,
         device=device,
-        checkpoint=checkpoint,
+        checkpoint=folder / CHECKPOINT,
         progress=progress,
         label=config.model.choice.name,
     )
@@ -81,7 +81,6 @@ def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
             "calibration_images": len(data.calibration),
         },
     )
-    checkpoint.unlink(missing_ok=True)
 
 
 def quantize_stage(config: RunConfig, method: Choice, trained: Path, folder: Path, progress: Progress) -> None:

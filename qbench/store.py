@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from qbench.errors import StoreError
 from qbench.files import file_sha256, write_atomic
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def content_key(stage: str, version: int, fields: Any) -> str:
     """The key of a stage: sha256 over the canonical JSON of exactly what the stage reads, 16 hex digits."""
-    text = json.dumps([stage, version, fields], sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps([stage, version, fields], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -50,21 +50,9 @@ class Store:
         return (self.entry(stage, key) / MANIFEST).is_file()
 
     def read(self, stage: str, key: str) -> Path | None:
-        """The folder of a finished entry whose every file matches its checksum; None if absent.
-
-        A damaged entry is set aside (``KEY.damaged``) with a warning, and counts as absent: it will be made anew.
-        """
+        """The folder of a finished entry whose every file matches its checksum; None if absent or damaged."""
         folder = self.entry(stage, key)
-        if not folder.is_dir():
-            return None
-        problem = self.verify(folder)
-        if problem is None:
-            return folder
-        logger.warning("store: %s/%s is damaged (%s); it is set aside and made anew", stage, key, problem)
-        aside = folder.with_name(f"{key}.damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        return None
+        return folder if folder.is_dir() and self.verify(folder) is None else None
 
     @staticmethod
     def verify(folder: Path) -> str | None:
@@ -88,23 +76,38 @@ class Store:
     def lock(self, stage: str, key: str) -> Iterator[None]:
         """Hold the key for this process; others wait. A dead holder's lock is free at once (it is the system's)."""
         folder = self.root / "locks"
+        lock = FileLock(folder / f"{stage}-{key}.lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            (self.root / stage).mkdir(exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                logger.warning("store: another process makes %s/%s; waiting for it", stage, key)
+                lock.acquire()
         except OSError as error:
-            raise StoreError(f"store {self.root} cannot be written: {error.strerror}; set QBENCH_STORE") from error
-        with FileLock(folder / f"{stage}-{key}.lock"):
+            raise StoreError(
+                f"store {self.root} cannot be written ({error.strerror or error}); "
+                "set store_dir=FOLDER or QBENCH_STORE to a folder of your own"
+            ) from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def get_or_make(self, stage: str, key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
         """Return (the folder of the finished entry, whether it was there already), making it when it is absent.
 
         ``make`` fills the given folder. If it is killed, the folder stays and the next call gets it back as it was.
+        Files whose name begins with a dot help it to go on; they are dropped when it is done. A damaged entry is set
+        aside (``KEY.damaged``) with a warning and made anew.
         """
         if (found := self.read(stage, key)) is not None:
             return found, True
         with self.lock(stage, key):
             if (found := self.read(stage, key)) is not None:
                 return found, True
+            self._set_aside(stage, key)
             partial = self.root / stage / f"{key}.partial"
             partial.mkdir(parents=True, exist_ok=True)
             make(partial)
@@ -114,6 +117,8 @@ class Store:
                 if path.is_file() and not path.name.startswith(".") and path.name != MANIFEST
             }
             write_atomic(partial / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
+            for helper in partial.glob(".*"):
+                helper.unlink()
             partial.rename(self.entry(stage, key))
             return self.entry(stage, key), False
 
@@ -121,6 +126,17 @@ class Store:
         """Forget a finished entry."""
         with self.lock(stage, key):
             shutil.rmtree(self.entry(stage, key), ignore_errors=True)
+
+    def _set_aside(self, stage: str, key: str) -> None:
+        """Move a damaged entry out of the way; its lock is held."""
+        folder = self.entry(stage, key)
+        if not folder.exists():
+            return
+        problem = self.verify(folder)
+        logger.warning("store: %s/%s is damaged (%s); it is set aside and made anew", stage, key, problem)
+        aside = folder.with_name(f"{key}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
     def size_bytes(self) -> int:
         """Bytes of all files in the store."""

@@ -38,14 +38,14 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     skipped = [_skipped(cell) for cell in cells if cell.config is None]
     print_plan(console, [plan for _, plan in plans.values()], len(cells), len(skipped))
     for note in dict.fromkeys(note for cell in cells for note in cell.notes):
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", markup=False, highlight=False)
     any_config = next(iter(plans.values()))[0]
     if any_config.dry:
         return 0
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
-    return _run_plans(console, plans, skipped, any_config.output_dir, show_traceback="traceback=true" in overrides)
+    return _run_plans(console, plans, skipped, any_config.output_dir, show_traceback=any_config.traceback)
 
 
 def _run_plans(
@@ -66,7 +66,7 @@ def _run_plans(
     for record in skipped:
         record.save(output_dir / "records")
     for number, (config, plan) in enumerate(plans.values(), 1):
-        console.print(f"[{number}/{len(plans)}] {config.label} {_bits(config)}".rstrip(), markup=False, highlight=False)
+        console.print(f"[{number}/{len(plans)}] {config.label}", markup=False, highlight=False)
         record = run_cell(config, plan, baseline, progress)
         records.append(record)
         if record.status == "failed":
@@ -76,9 +76,9 @@ def _run_plans(
     console.print(rich_table(records))
     everything, problems = load_records(output_dir / "records")
     for problem in problems:
-        console.print(f"note: {problem}", highlight=False)
+        console.print(f"note: {problem}", markup=False, highlight=False, soft_wrap=True)
     for path in write_tables(everything, output_dir / "tables"):
-        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     return _exit_code(console, records)
 
 
@@ -116,11 +116,5 @@ def print_plan(console: Console, plans: Sequence[Plan], num_cells: int, num_skip
 
 
 def _skipped(cell: Cell) -> Record:
-    facts = {key: value for key, value in cell.facts.items() if key != "output_dir"}
-    run_id = content_key("skipped", 1, facts)[:12]
-    return Record(run_id=run_id, status="skipped", error=cell.skipped, **facts)
-
-
-def _bits(config: RunConfig) -> str:
-    weight = f"w{config.weight_bits}" if config.weight_bits is not None else ""
-    return weight + (f"a{config.act_bits}" if config.act_bits is not None else "")
+    run_id = content_key("skipped", 1, cell.facts)[:12]
+    return Record(run_id=run_id, status="skipped", error=cell.skipped, **cell.facts)

@@ -8,37 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from qbench.config import AugmentConfig
 from qbench.data.base import ImageSet
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What to vary.
-
-    Attributes:
-        flip: Mirror half of the images left to right.
-        crop_padding: Shift by up to this many pixels in each direction, borders filled by reflection.
-        cutout: Side in pixels of a square replaced by the mean colour; its centre lies anywhere in the image, so it
-            may be cut off at the border. DeVries and Taylor, "Improved Regularization of Convolutional Neural
-            Networks with Cutout", arXiv:1708.04552, sec. 3. 0 leaves images whole.
-    """
-
-    flip: bool = False
-    crop_padding: int = 0
-    cutout: int = 0
-
-    def __post_init__(self) -> None:
-        if self.crop_padding < 0 or self.cutout < 0:
-            raise ValueError(f"crop_padding={self.crop_padding} and cutout={self.cutout} must not be negative")
-
-
 def augment(
-    batch: Tensor, spec: Augmentation, generator: torch.Generator, *, fill: Sequence[float] | None = None
+    batch: Tensor, spec: AugmentConfig, generator: torch.Generator, *, fill: Sequence[float] | None = None
 ) -> Tensor:
     """Flip, shift and cut out at random; each image on its own.
 
@@ -66,7 +45,7 @@ def augment(
     return batch
 
 
-def _flip_and_shift(batch: Tensor, spec: Augmentation, generator: torch.Generator) -> Tensor:
+def _flip_and_shift(batch: Tensor, spec: AugmentConfig, generator: torch.Generator) -> Tensor:
     """Both at once: an output pixel is the input pixel at (rows[b, h], columns[b, w])."""
     count, channels, height, width = batch.shape
     padding = spec.crop_padding
@@ -136,7 +115,7 @@ def num_batches(num_images: int, batch_size: int, *, drop_last: bool = True) -> 
 def train_batches(
     images: ImageSet,
     batch_size: int,
-    augmentation: Augmentation,
+    augmentation: AugmentConfig,
     mean: Sequence[float],
     std: Sequence[float],
     seed: int,

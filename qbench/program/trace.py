@@ -36,11 +36,11 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Program:
     with _evaluating(module), torch.no_grad():
         try:
             traced = fx.symbolic_trace(module)
-        except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError) as error:
+        except (fx.proxy.TraceError, NameError, TypeError, ValueError, RuntimeError) as error:
             reason = f"its forward cannot be traced ({_short(error)}); write it without branches on values"
             raise MethodError(type(module).__name__, reason) from error
         try:
-            expected = _Shapes(traced).run(images)
+            expected = _Shapes(traced).run(images.clone())  # its first layer may work in place
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             reason = f"does not take images of shape {list(input_shape)} ({_short(error)})"
             raise MethodError(type(module).__name__, reason) from error
@@ -76,6 +76,10 @@ def _compare(expected: Tensor, got: Tensor, name: str) -> None:
 
 class _Shapes(fx.Interpreter):
     """Runs a traced module and notes the shape of every value."""
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        super().__init__(traced)
+        self.extra_traceback = False  # no advice on debugging torch.fx in error messages
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

@@ -148,7 +148,7 @@ def _solve_chunk(
         counts = _count_distinct(counted)
     centroids = np.empty((values.shape[0], num_clusters), dtype=np.float32)
     few, long = counts <= num_clusters, counts > exact_points
-    for rows, solve in ((few, _all_points), (~few & ~long, _exact_centroids), (~few & long, near_optimal_centroids)):
+    for rows, solve in ((few, _all_points), (~few & ~long, _exact_centroids), (~few & long, _long_centroids)):
         if rows.any():
             picked = counted[rows] if not rows.all() else counted
             centroids[rows] = solve(picked, None if mass is None else mass[rows], num_clusters)
@@ -206,6 +206,20 @@ def _exact_centroids(ordered: Singles, weights: Floats | None, num_clusters: int
     sums = prefix_sums(centred, mass)
     bounds = optimal_boundaries(sums, all_boundaries(counts, num_clusters))
     return run_means(centred, sums.weight, sums.first, bounds) + origin
+
+
+def _long_centroids(ordered: Singles, weights: Floats | None, num_clusters: int) -> Floats:
+    """Near-optimal centroids; rows that repeat their values, as float16 weights do, are solved with these merged."""
+    repeating = _count_distinct(ordered) * 4 < ordered.shape[1]
+    centroids = np.empty((ordered.shape[0], num_clusters))
+    for row in np.flatnonzero(repeating):
+        points, mass, _ = _merge_equal(ordered[row, None], None if weights is None else weights[row, None])
+        centroids[row] = near_optimal_centroids(points, mass, num_clusters)
+    if not repeating.all():
+        rest = slice(None) if not repeating.any() else ~repeating
+        mass_of_rest = None if weights is None else weights[rest]
+        centroids[rest] = near_optimal_centroids(ordered[rest], mass_of_rest, num_clusters)
+    return centroids
 
 
 def _thresholds(centroids: Singles) -> Singles:

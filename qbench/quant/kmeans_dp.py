@@ -12,7 +12,7 @@ Cost: O(K n log n) time and K (n + 1) float64 values per row.
 
 Source: Wang and Song, "Ckmeans.1d.dp: Optimal k-means Clustering in One Dimension by Dynamic Programming",
     The R Journal 3(2), 2011; Grønlund et al., "Fast Exact k-Means, k-Medians and Bregman Divergence Clustering
-    in 1D", arXiv:1701.07204, sec. 2. Deviation: weights, and ties go to the smallest boundaries.
+    in 1D", arXiv:1701.07204. Deviation: weights, and ties go to the smallest boundaries.
 """
 
 from __future__ import annotations

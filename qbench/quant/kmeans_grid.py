@@ -7,10 +7,11 @@
     3. Repeat among all positions within two bins of those boundaries.
     4. Lloyd sweeps on the values themselves, O(K log n) each, as the rows are sorted and their sums are known.
 
-Step 2 does not stop in a local optimum of the bins: of two paths of K links whose weights satisfy the quadrangle
-inequality, the worse one can be led to the better one by moving each boundary at most to its neighbour, without getting
-worse on the way (path exchange: Aggarwal, Schieber and Tokuyama, "Finding a minimum-weight k-link path in graphs with
-the concave Monge property", Discrete Comput. Geom. 12, 1994, sec. 2). What is lost lies within the bins.
+Step 2 should not stop in a local optimum of the bins: of two paths of K links whose weights satisfy the quadrangle
+inequality, exchanges lead from the worse one to the better one by moving boundaries at most to their neighbours,
+without getting worse on the way (the exchange is that of Aggarwal, Schieber and Tokuyama, "Finding a minimum-weight
+k-link path in graphs with the concave Monge property", Discrete Comput. Geom. 12, 1994; the use made of it here is ours
+and rests on the tests). What is lost lies within the bins.
 
 Source of the bins: Panter and Dite, "Quantization distortion in pulse-count modulation with nonuniform spacing of
     levels", Proc. IRE 39(1), 1951.
@@ -64,7 +65,7 @@ def near_optimal_centroids(values: NDArray[np.float32], weights: Floats | None, 
 
 
 def _sample_positions(points: Floats, weights: Floats | None) -> Ints:
-    """About ``SAMPLE`` positions of one long sorted row [1, n]: quantiles, and more of them where they lie far apart."""
+    """About ``SAMPLE`` positions of one long sorted row [1, n]: quantiles, and more where those lie far apart."""
     count = points.shape[1]
     quantiles = np.linspace(0, count, SAMPLE // 4 + 1).astype(np.int64)
     room = np.diff(quantiles)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
+from qbench.config import bits_label
 from qbench.files import write_atomic
 from qbench.record import Record
 
@@ -137,13 +139,16 @@ def rich_table(records: Sequence[Record], title: str | None = None) -> Table:
     ordered = sort_records(records)
     where = {name: {getattr(r, name) for r in ordered} for name in ("dataset", "model", "seed")}
     common = [f"{name} {next(iter(values))}" for name, values in where.items() if len(values) == 1]
-    table = Table(title=title or ", ".join(common), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    sizes = {r.batch_size for r in ordered if r.batch_size is not None}
+    latency = f"ms b{sizes.pop()}" if len(sizes) == 1 else "ms"
+    heading = escape(title or ", ".join(common))
+    table = Table(title=heading, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for name, values in where.items():
         if len(values) > 1:
             table.add_column(name)
     for heading in ("method", "bits"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("top-1 %", "Δ points [95 %]", "size kB", "ratio ×", "bits/w", "ms b1", "speed-up ×"):
+    for heading in ("top-1 %", "Δ points [95 %]", "size kB", "ratio ×", "bits/w", latency, "speed-up ×"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("kernel")
     noted = any(r.status != "ok" or r.warning for r in ordered)
@@ -153,7 +158,8 @@ def rich_table(records: Sequence[Record], title: str | None = None) -> Table:
         cells = [str(getattr(record, name)) for name, values in where.items() if len(values) > 1]
         cells += _terminal_cells(record)
         style = {"failed": "red", "skipped": "dim"}.get(record.status, "bold" if record.method == "fp32" else None)
-        table.add_row(*cells, *([_note(record)] if noted else []), style=style)
+        cells += [_note(record)] if noted else []
+        table.add_row(*map(escape, cells), style=style)
     return table
 
 
@@ -161,14 +167,14 @@ def _terminal_cells(r: Record) -> list[str]:
     delta = (
         ""
         if r.delta_points is None or r.method == "fp32"
-        else f"{r.delta_points:+.2f} {_interval(r, 'delta', '_points')}"
+        else f"{r.delta_points:+.2f} {_interval(r, 'delta', '_points')}".rstrip()
     )
     speed = ""
     if r.latency_ratio is not None and r.method != "fp32":
-        speed = f"{r.latency_ratio:.2f} [{r.latency_ratio_low:.2f}, {r.latency_ratio_high:.2f}]"
+        speed = f"{r.latency_ratio:.2f} {_interval(r, 'latency_ratio', '')}".rstrip()
     return [
         " ".join(filter(None, [r.method, r.variant])),
-        _bits(r),
+        bits_label(r.weight_bits, r.act_bits),
         _number(r.top1_percent, 2),
         delta,
         _number(None if r.size_bytes is None else r.size_bytes / 1000, 1),
@@ -178,11 +184,6 @@ def _terminal_cells(r: Record) -> list[str]:
         speed,
         r.latency_kind or "",
     ]
-
-
-def _bits(r: Record) -> str:
-    weight = f"w{r.weight_bits}" if r.weight_bits is not None else ""
-    return weight + (f"a{r.act_bits}" if r.act_bits is not None else "")
 
 
 def _note(r: Record) -> str:
@@ -201,13 +202,18 @@ def _cell(r: Record, column: str) -> str:
     if column == "delta_interval":
         return "" if r.method == "fp32" else _interval(r, "delta", "_points")
     if column == "status":
-        return "" if r.status == "ok" else f"{r.status}: {r.error}"
+        return "" if r.status == "ok" else _escaped(f"{r.status}: {r.error}")
     value = getattr(r, column)
     if value is None or (r.method == "fp32" and column in ("delta_points", "latency_ratio", "agreement_percent")):
         return ""
     if column == "size_bytes":
         return f"{value:,}"
-    return _number(value, DIGITS[column]) if column in DIGITS else str(value)
+    return _number(value, DIGITS[column]) if column in DIGITS else _escaped(str(value))
+
+
+def _escaped(text: str) -> str:
+    """Text that stays one cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from qbench.config import AugmentConfig, TrainConfig
-from qbench.data.augment import Augmentation, eval_batches, train_batches
+from qbench.data.augment import eval_batches, train_batches
 from qbench.data.base import ImageSet, TrainingData
 from qbench.errors import TrainingError
 from qbench.progress import Progress
@@ -59,6 +59,23 @@ class TrainOutcome:
     best_epoch: int
     precision: str
     seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What stays the same from the first step to the last."""
+
+    data: TrainingData
+    recipe: TrainConfig
+    augment: AugmentConfig
+    seed: int
+    device: torch.device
+    progress: Progress
+    label: str
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return autocast_dtype(self.recipe.precision, self.device)
 
 
 @dataclass
@@ -108,33 +125,14 @@ def fit(
         raise TrainingError(
             f"{len(data.train)} training images are fewer than one batch: lower train.batch_size={recipe.batch_size}"
         )
-    module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(module, recipe)
-    average = ExponentialAverage(module, recipe.ema_decay) if recipe.ema_decay > 0 else None
-    dtype = autocast_dtype(recipe.precision, device)
-    done = _resume(checkpoint, module, optimizer, average, device)
+    job = _Job(data, recipe, augment, seed, device, progress, label)
     began = time.monotonic()
-    with _memory_errors(), fast_small_maps(module, enabled=device.type == "cpu" and dtype is torch.bfloat16):
-        for epoch in range(done.next_epoch, recipe.epochs):
-            started = time.monotonic()
-            loss = _train_epoch(module, optimizer, average, data, recipe, augment, epoch, seed, device, progress, label)
-            judged = module if average is None else _with_state(module, average.state)
-            val_loss, top1 = validate(judged, data, device, dtype)
-            lr = optimizer.param_groups[0]["lr"]
-            stats = EpochStats(epoch, lr, loss, val_loss, top1, time.monotonic() - started)
-            if top1 > done.best_top1:
-                done.best, done.best_epoch = _snapshot(judged), epoch
-            done.history.append(stats)
-            done.next_epoch = epoch + 1
-            if checkpoint is not None:
-                _save(checkpoint, module, optimizer, average, done)
-            progress.line(
-                f"{label} epoch {epoch + 1}/{recipe.epochs}: loss {loss:.4f}, validation loss {val_loss:.4f}, "
-                f"validation top-1 {top1:.2f} %, {stats.seconds:.0f} s"
-            )
+    with _memory_errors():
+        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        done = _train(module, job, checkpoint)
     seconds = sum(stats.seconds for stats in done.history) if done.history else time.monotonic() - began
     state = done.best or _snapshot(module)
-    precision = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    precision = "float32" if job.dtype is None else str(job.dtype).removeprefix("torch.")
     return TrainOutcome(state, tuple(done.history), done.best_epoch, precision, seconds)
 
 
@@ -155,28 +153,48 @@ def validate(
     return total / len(data.validation), 100.0 * correct / len(data.validation)
 
 
+def _train(module: nn.Module, job: _Job, checkpoint: Path | None) -> _Progressed:
+    """All epochs that the checkpoint does not have yet."""
+    optimizer = make_optimizer(module, job.recipe)
+    average = ExponentialAverage(module, job.recipe.ema_decay) if job.recipe.ema_decay > 0 else None
+    done = _resume(checkpoint, module, optimizer, average, job.device)
+    with fast_small_maps(module, enabled=job.device.type == "cpu" and job.dtype is torch.bfloat16):
+        for epoch in range(done.next_epoch, job.recipe.epochs):
+            started = time.monotonic()
+            loss = _train_epoch(module, optimizer, average, job, epoch)
+            judged = module if average is None else _with_state(module, average.state)
+            val_loss, top1 = validate(judged, job.data, job.device, job.dtype)
+            lr = optimizer.param_groups[0]["lr"]
+            stats = EpochStats(epoch, lr, loss, val_loss, top1, time.monotonic() - started)
+            if top1 > done.best_top1:
+                done.best, done.best_epoch = _snapshot(judged), epoch
+            done.history.append(stats)
+            done.next_epoch = epoch + 1
+            if checkpoint is not None:
+                _save(checkpoint, module, optimizer, average, done)
+            job.progress.line(
+                f"{job.label} epoch {epoch + 1}/{job.recipe.epochs}: loss {loss:.4f}, validation loss {val_loss:.4f}, "
+                f"validation top-1 {top1:.2f} %, {stats.seconds:.0f} s"
+            )
+    return done
+
+
 def _train_epoch(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: ExponentialAverage | None,
-    data: TrainingData,
-    recipe: TrainConfig,
-    augment: AugmentConfig,
+    job: _Job,
     epoch: int,
-    seed: int,
-    device: torch.device,
-    progress: Progress,
-    label: str,
 ) -> float:
     """One pass over the training images; returns the mean loss."""
-    torch.manual_seed(seed * 100_003 + epoch)  # dropout and mixup; the batches have their own generator
-    steps = len(data.train) // recipe.batch_size
-    dtype = autocast_dtype(recipe.precision, device)
+    torch.manual_seed(job.seed * 100_003 + epoch)  # dropout and mixup; the batches have their own generator
+    recipe, device, dtype = job.recipe, job.device, job.dtype
+    steps = len(job.data.train) // recipe.batch_size
     module.train()
     total = torch.zeros((), device=device)
-    progress.begin(f"{label} epoch {epoch + 1}/{recipe.epochs}", steps)
+    job.progress.begin(f"{job.label} epoch {epoch + 1}/{recipe.epochs}", steps)
     try:
-        for index, (images, labels) in enumerate(_train_batches(data, recipe, augment, seed, epoch, device)):
+        for index, (images, labels) in enumerate(_train_batches(job, epoch)):
             step = epoch * steps + index
             lr = one_cycle_lr(step, recipe.epochs * steps, recipe.lr, recipe.warmup_fraction)
             for group in optimizer.param_groups:
@@ -194,10 +212,10 @@ def _train_epoch(
             note = ""
             if device.type == "cpu" or index % CUDA_CHECK_EVERY == 0:
                 note = _check_finite(float(total), index + 1, step, lr)
-            progress.advance(1, note)
+            job.progress.advance(1, note)
     finally:
-        progress.end()
-    _check_finite(float(total), steps, (epoch + 1) * steps, optimizer.param_groups[0]["lr"])
+        job.progress.end()
+    _check_finite(float(total), steps, (epoch + 1) * steps - 1, optimizer.param_groups[0]["lr"])
     return float(total) / steps
 
 
@@ -218,12 +236,10 @@ def _check_finite(total: float, count: int, step: int, lr: float) -> str:
     return f"loss {total / count:.4f}"
 
 
-def _train_batches(
-    data: TrainingData, recipe: TrainConfig, augment: AugmentConfig, seed: int, epoch: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    spec = Augmentation(augment.flip, augment.crop_padding, augment.cutout)
+def _train_batches(job: _Job, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    data, size = job.data, job.recipe.batch_size
     return train_batches(
-        data.train, recipe.batch_size, spec, data.mean, data.std, seed, epoch, device, channels_last=True
+        data.train, size, job.augment, data.mean, data.std, job.seed, epoch, job.device, channels_last=True
     )
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from qbench.data.augment import Augmentation, augment, eval_batches, normalise, num_batches, train_batches
+from qbench.config import AugmentConfig
+from qbench.data.augment import augment, eval_batches, normalise, num_batches, train_batches
 from qbench.data.base import ImageSet
 
 MEAN, STD = (0.5, 0.25, 0.1), (0.25, 0.5, 0.2)
@@ -21,18 +22,18 @@ def pixels(count: int = 200, height: int = 9, width: int = 12) -> Tensor:
 
 def test_flip_mirrors_some_images_and_nothing_else() -> None:
     batch = pixels()
-    flipped = augment(batch, Augmentation(flip=True), seeded())
+    flipped = augment(batch, AugmentConfig(flip=True), seeded())
     kept = (flipped == batch).flatten(1).all(1)
     mirrored = (flipped == batch.flip(3)).flatten(1).all(1)
     assert bool((kept | mirrored).all())
     assert 60 < int(mirrored.sum()) < 140  # 200 fair coins: 100 +- 5.7 standard deviations
     # The same draw applied twice undoes itself.
-    assert torch.equal(augment(flipped, Augmentation(flip=True), seeded()), batch)
+    assert torch.equal(augment(flipped, AugmentConfig(flip=True), seeded()), batch)
 
 
 def test_crop_is_a_window_of_the_reflected_image_and_covers_the_range() -> None:
     batch, padding = pixels(), 3
-    cropped = augment(batch, Augmentation(crop_padding=padding), seeded())
+    cropped = augment(batch, AugmentConfig(crop_padding=padding), seeded())
     padded = pad(batch.to(torch.float32), (padding,) * 4, mode="reflect").to(torch.uint8)
     seen = set()
     for image in range(len(batch)):
@@ -50,7 +51,7 @@ def test_crop_is_a_window_of_the_reflected_image_and_covers_the_range() -> None:
 
 def test_cutout_fills_one_square_with_the_mean() -> None:
     batch = torch.full((300, 3, 9, 12), 200, dtype=torch.uint8)
-    cut = augment(batch, Augmentation(cutout=4), seeded(), fill=MEAN)
+    cut = augment(batch, AugmentConfig(cutout=4), seeded(), fill=MEAN)
     hole = (cut != 200).any(1)
     area = hole.sum((1, 2))
     assert int(area.max()) == 16 and int(area.min()) == 4  # whole, and a corner where the centre is a corner pixel
@@ -61,33 +62,33 @@ def test_cutout_fills_one_square_with_the_mean() -> None:
 
 
 def test_cutout_is_black_without_a_fill() -> None:
-    cut = augment(torch.full((5, 2, 8, 8), 7, dtype=torch.uint8), Augmentation(cutout=3), seeded())
+    cut = augment(torch.full((5, 2, 8, 8), 7, dtype=torch.uint8), AugmentConfig(cutout=3), seeded())
     assert set(cut.unique().tolist()) == {0, 7}
 
 
 def test_augment_is_deterministic_keeps_its_input_and_dtype() -> None:
-    batch, spec = pixels(), Augmentation(flip=True, crop_padding=2, cutout=3)
+    batch, spec = pixels(), AugmentConfig(flip=True, crop_padding=2, cutout=3)
     before = batch.clone()
     first, again, other = (augment(batch, spec, seeded(seed), fill=MEAN) for seed in (5, 5, 6))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(batch, before)
     assert first.dtype == torch.uint8 and first.shape == batch.shape
-    assert torch.equal(augment(batch, Augmentation(), seeded()), batch)
+    assert torch.equal(augment(batch, AugmentConfig(), seeded()), batch)
 
 
 def test_augment_does_not_depend_on_memory_layout() -> None:
-    batch, spec = pixels(20), Augmentation(flip=True, crop_padding=2, cutout=3)
+    batch, spec = pixels(20), AugmentConfig(flip=True, crop_padding=2, cutout=3)
     strided = batch.contiguous(memory_format=torch.channels_last)
     assert torch.equal(augment(batch, spec, seeded()), augment(strided, spec, seeded()))
 
 
 def test_augment_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="uint8"):
-        augment(torch.zeros(1, 1, 4, 4), Augmentation(), seeded())
+        augment(torch.zeros(1, 1, 4, 4), AugmentConfig(), seeded())
     with pytest.raises(ValueError, match="smaller than the image"):
-        augment(torch.zeros(1, 1, 4, 8, dtype=torch.uint8), Augmentation(crop_padding=4), seeded())
+        augment(torch.zeros(1, 1, 4, 8, dtype=torch.uint8), AugmentConfig(crop_padding=4), seeded())
     with pytest.raises(ValueError, match="not be negative"):
-        Augmentation(cutout=-1)
+        AugmentConfig(cutout=-1)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
@@ -108,12 +109,14 @@ def numbered(count: int) -> ImageSet:
     return ImageSet(images, torch.arange(count))
 
 
-def epoch(images: ImageSet, seed: int, number: int, spec: Augmentation, **options: bool) -> list[tuple[Tensor, Tensor]]:
+def epoch(
+    images: ImageSet, seed: int, number: int, spec: AugmentConfig, **options: bool
+) -> list[tuple[Tensor, Tensor]]:
     return list(train_batches(images, 8, spec, (0.0,), (1.0,), seed, number, "cpu", **options))
 
 
 def test_train_batches_see_each_image_once_with_its_own_label() -> None:
-    batches = epoch(numbered(30), 0, 0, Augmentation(flip=True, crop_padding=1), drop_last=False)
+    batches = epoch(numbered(30), 0, 0, AugmentConfig(flip=True, crop_padding=1), drop_last=False)
     labels = torch.cat([label for _, label in batches])
     assert sorted(labels.tolist()) == list(range(30)) and labels.tolist() != list(range(30))
     values = torch.cat([batch for batch, _ in batches])
@@ -122,7 +125,7 @@ def test_train_batches_see_each_image_once_with_its_own_label() -> None:
 
 
 def test_train_batches_depend_on_seed_and_epoch_alone() -> None:
-    images, spec = ImageSet(pixels(32)[:, :1].contiguous(), torch.arange(32)), Augmentation(True, 2, 2)
+    images, spec = ImageSet(pixels(32)[:, :1].contiguous(), torch.arange(32)), AugmentConfig(True, 2, 2)
     first = epoch(images, 1, 2, spec)
     torch.manual_seed(99)
     for (left, _), (right, _) in zip(first, epoch(images, 1, 2, spec), strict=True):
@@ -135,13 +138,13 @@ def test_train_batches_depend_on_seed_and_epoch_alone() -> None:
     "count, drop_last, sizes", [(20, True, [8, 8]), (20, False, [8, 8, 4]), (5, True, [5])], ids=str
 )
 def test_batch_sizes(count: int, drop_last: bool, sizes: list[int]) -> None:
-    batches = epoch(numbered(count), 0, 0, Augmentation(), drop_last=drop_last)
+    batches = epoch(numbered(count), 0, 0, AugmentConfig(), drop_last=drop_last)
     assert [len(label) for _, label in batches] == sizes
     assert num_batches(count, 8, drop_last=drop_last) == len(sizes)
 
 
 def test_no_images_no_batches() -> None:
-    assert epoch(numbered(0), 0, 0, Augmentation()) == [] and num_batches(0, 8) == 0
+    assert epoch(numbered(0), 0, 0, AugmentConfig()) == [] and num_batches(0, 8) == 0
 
 
 def test_eval_batches_keep_order_and_all_images() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from qbench.data.augment import Augmentation
+from qbench.config import AugmentConfig
 
 FOLDER = Path(__file__).parents[2] / "configs" / "dataset"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -45,8 +45,8 @@ def test_keys_match_the_dataclass_and_its_defaults(file: Path) -> None:
     described = set() if set(fields) >= SHAPE else {"images"}
     assert set(config) == COMMON | set(fields) | described
     assert {key: config[key] for key in fields} == fields
-    assert set(config["augment"]) == {field.name for field in dataclasses.fields(Augmentation)}
-    spec = Augmentation(**config["augment"])
+    assert set(config["augment"]) == {field.name for field in dataclasses.fields(AugmentConfig)}
+    spec = AugmentConfig(**config["augment"])
     assert spec.crop_padding < min(shape(config)["height"], shape(config)["width"])
 
 

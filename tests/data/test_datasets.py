@@ -16,7 +16,8 @@ from PIL import Image
 from torch import nn
 from torchvision import datasets
 
-from qbench.data.augment import Augmentation, eval_batches, train_batches
+from qbench.config import AugmentConfig
+from qbench.data.augment import eval_batches, train_batches
 from qbench.data.cifar10 import Cifar10
 from qbench.data.digits import Digits
 from qbench.data.mnist import FashionMnist, Mnist
@@ -276,7 +277,7 @@ def test_a_small_network_learns_synthetic_quickly(tmp_path: Path, one_thread: No
         network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(200, 10))
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for epoch in range(4):
-        for pixels, labels in train_batches(train, 64, Augmentation(), mean, std, 0, epoch, "cpu"):
+        for pixels, labels in train_batches(train, 64, AugmentConfig(), mean, std, 0, epoch, "cpu"):
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(pixels), labels).backward()
             optimizer.step()

@@ -55,6 +55,9 @@ def test_limits_admit_the_defaults(path: Path) -> None:
     for key, limit in config["limits"].items():
         if isinstance(limit, list):
             assert config[key] in limit
+        elif "pattern" in limit:
+            assert limit["example"]
+            assert limit["required"] == (config[key] is None)
         else:
             assert set(limit) == {"min", "max"}
             assert limit["min"] <= config[key] <= limit["max"]

@@ -1,0 +1,80 @@
+# `make run` and `make test` are all a fresh machine with Python 3.10 or newer needs: every target first makes the
+# virtual environment when it is missing or older than pyproject.toml or constraints.txt.
+#   make PYTHON=python3.12 test      another interpreter (after `make clean`, or with another VENV)
+#   make VENV=../env test            another place for the virtual environment
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_BENCH := $(VENV)/.ready-bench
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+# what `make run` runs; any other sweep: make run RUN="-m dataset=synthetic bits=4,2"
+RUN ?= -m method=fp32,linear,kmeans bits=8,4,2 measure=quick train.epochs=12
+# what `make results` sweeps over, for each experiment
+EXPERIMENTS ?= fashion_small_cnn fashion_mobilenet fashion_vgg16_plain cifar10_cnn_282k cifar10_vgg16
+SWEEP ?= method=fp32,fp16,bf16,linear,kmeans bits=8,4,2 act_bits=null,8
+RESULTS := docs/results
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help ready run test test-all golden lint type fmt bench results clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "qbench needs Python 3.10 or newer as $(PYTHON); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[dev]"
+	@touch $@
+
+$(READY_BENCH): $(READY)
+	$(INSTALL) -e ".[dev,bench]"
+	@touch $@
+
+ready: $(READY) ## only the virtual environment, with qbench in it
+
+run: $(READY) ## a first sweep on embedded images; table here, files in outputs/
+	$(BIN)/qbench run $(RUN)
+
+test: $(READY) ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY) ## every test, minutes
+	$(BIN)/python -m pytest
+
+golden: $(READY) ## rewrite the golden files and show what changed, for review
+	QBENCH_REWRITE_GOLDEN=1 $(BIN)/python -m pytest -q -k golden
+	git --no-pager diff --stat -- tests/golden
+
+lint: $(READY) ## rules and formatting, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+fmt: $(READY) ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY_BENCH) ## qbench beside other libraries; JSON in docs/results/benchmarks/ (CIFAR-10 from QBENCH_DATA)
+	mkdir -p $(RESULTS)/benchmarks
+	$(BIN)/python benchmarks/kmeans.py --json $(RESULTS)/benchmarks/kmeans.json
+	$(BIN)/python benchmarks/data_pipeline.py $(if $(QBENCH_DATA),--data-dir "$(QBENCH_DATA)") --json $(RESULTS)/benchmarks/data_pipeline.json
+
+results: export QBENCH_OUTPUTS = outputs/results
+results: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
+results: $(READY) ## the experiments behind docs/results and the README (hours; data from QBENCH_DATA; resumable)
+	set -e; for name in $(EXPERIMENTS); do $(BIN)/qbench run -m experiment=$$name $(SWEEP); done
+	rm -rf $(RESULTS)/records
+	mkdir -p $(RESULTS)/records
+	cp outputs/results/records/*.json $(RESULTS)/records/
+	$(BIN)/qbench report $(RESULTS)/records
+	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
+
+clean: ## remove .venv, caches and builds; outputs/ stays
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +

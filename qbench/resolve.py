@@ -1,0 +1,125 @@
+"""From a composed, validated config as plain data to a :class:`RunConfig`. No torch, no Hydra."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from qbench.catalog import COMMON, DESCRIPTIVE, options
+from qbench.config import AugmentConfig, Choice, DatasetConfig, MeasureConfig, ModelConfig, RunConfig, TrainConfig
+from qbench.machine import physical_cores
+from qbench.refusals import SHORTHANDS
+
+TINY = {"epochs": 1, "batch_size": 32, "limit_train": 320, "limit_test": 128, "calibration_images": 32}
+
+
+def resolve(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
+    """A composed, validated config as a :class:`RunConfig`, and notes on keys its method ignores.
+
+    Args:
+        container: The composed config as plain data.
+        defaults: The same with the chosen options' own values, to name what was changed.
+    """
+    method, notes = _method(container, defaults["method"])
+    tiny = bool(container["tiny"])
+    train = _train(container)
+    data = {**asdict(DatasetConfig(Choice("", ""))), **container["dataset"]}
+    limit_train, limit_test = container["limit_train"], container["limit_test"]
+    calibration = data["calibration_images"]
+    measure = MeasureConfig(**{k: v for k, v in container["measure"].items() if k not in DESCRIPTIVE})
+    measure = replace(measure, batch_sizes=tuple(measure.batch_sizes))
+    if tiny:
+        train = replace(
+            train, epochs=min(train.epochs, TINY["epochs"]), batch_size=min(train.batch_size, TINY["batch_size"])
+        )
+        limit_train = min(limit_train or TINY["limit_train"], TINY["limit_train"])
+        limit_test = min(limit_test or TINY["limit_test"], TINY["limit_test"])
+        calibration = min(calibration, TINY["calibration_images"])
+        measure = replace(measure, min_rounds=3, max_seconds=0.5)
+    dataset = DatasetConfig(
+        choice=_choice("dataset", container),
+        augment=AugmentConfig(**data["augment"]),
+        validation_fraction=data["validation_fraction"],
+        calibration_images=calibration,
+        split_seed=data["split_seed"],
+        fingerprint=_fingerprint(container) if data.get("fingerprint") else None,
+    )
+    model = container["model"]
+    needs = model.get("input") or {}
+    config = RunConfig(
+        dataset=dataset,
+        model=ModelConfig(
+            choice=_choice("model", container),
+            min_channels=needs.get("min_channels", 1),
+            min_size=needs.get("min_size", 1),
+            weights=Path(model["weights"]) if model.get("weights") else None,
+        ),
+        method=method,
+        train=train,
+        runtime=_choice("runtime", container),
+        measure=measure,
+        seed=container["seed"],
+        device=container["device"],
+        threads=container["threads"] or physical_cores(),
+        data_dir=Path(container["data_dir"]),
+        output_dir=Path(container["output_dir"]),
+        store_dir=Path(container["store_dir"]),
+        limit_train=limit_train,
+        limit_test=limit_test,
+        tiny=tiny,
+        dry=bool(container["dry"]),
+        traceback=bool(container["traceback"]),
+    )
+    return config, notes
+
+
+def baseline_method() -> Choice:
+    """The float baseline, as the method every run is compared with."""
+    return Choice("fp32", *_target_and_params("method", options("method")["fp32"].load()))
+
+
+def _fingerprint(container: Mapping[str, Any]) -> str:
+    """Digest names, sizes and modification times of the files of a user's own data set."""
+    digest = hashlib.sha256()
+    root = Path(container["data_dir"]) / str(container["dataset"].get("folder", ""))
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            facts = path.stat()
+            digest.update(f"{path.relative_to(root)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _method(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Choice, tuple[str, ...]]:
+    choice = _choice("method", container)
+    params = dict(choice.params)
+    notes = []
+    for short, key in SHORTHANDS.items():
+        if container[short] is None:
+            continue
+        if key in params:
+            params[key] = container[short]
+        else:
+            notes.append(f"{short}={container[short]} does not apply to method={choice.name} and is ignored")
+    changed = [f"{k}={v}" for k, v in params.items() if k not in SHORTHANDS.values() and v != defaults.get(k)]
+    return replace(choice, params=params, variant=" ".join(changed)), tuple(notes)
+
+
+def _train(container: Mapping[str, Any]) -> TrainConfig:
+    known = {f.name for f in fields(TrainConfig)}
+    given = {k: v for k, v in container["train"].items() if k in known and v is not None}
+    recipe = dict(container["model"].get("recipe") or {})
+    if container["model"].get("weights"):
+        recipe["epochs"] = 0  # given weights are not trained further unless train.epochs asks for it
+    return TrainConfig(**{**recipe, **given})
+
+
+def _choice(group: str, container: Mapping[str, Any]) -> Choice:
+    return Choice(container["choices"][group], *_target_and_params(group, container[group]))
+
+
+def _target_and_params(group: str, content: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    hidden = DESCRIPTIVE | COMMON.get(group, frozenset())
+    return str(content["_target_"]), {k: v for k, v in content.items() if k not in hidden}
