@@ -59,10 +59,17 @@ class Option:
 
 
 def options(group: str, extra: Path | None = None) -> dict[str, Option]:
-    """The options of a group by name; the user's own win over qbench's of the same name."""
+    """The options of a group by name: qbench's and the user's own.
+
+    Raises:
+        ConfigError: The user's folder has an option that qbench has too: a row of a table would not say which ran.
+    """
     found: dict[str, Option] = {}
-    for root in (builtin_configs(), *([extra] if extra else [])):
+    own = [extra] if extra is not None and extra.resolve() != builtin_configs().resolve() else []
+    for root in (builtin_configs(), *own):
         for path in sorted((root / group).glob("*.yaml")):
+            if path.stem in found:
+                raise ConfigError(f"{path}: qbench has a {group}={path.stem} of its own; give yours another name.")
             found[path.stem] = Option(group, path.stem, path)
     return dict(sorted(found.items()))
 

@@ -108,7 +108,9 @@ def _run_flags(words: list[str]) -> tuple[bool, str | None, list[str]]:
             multirun = True
         elif word.split("=")[0] in ("--config-dir", "-cd"):
             config_dir = word.partition("=")[2] or next(rest, None)
-            if not config_dir or not os.path.isdir(config_dir):  # noqa: PTH112 - pathlib is not needed for a refusal
+            if config_dir is None:
+                raise ConfigError("--config-dir: a folder is missing after it.")
+            if not os.path.isdir(config_dir):  # noqa: PTH112 - pathlib is not needed for a refusal
                 raise ConfigError(f"--config-dir {config_dir}: no such folder.")
         elif word.startswith("-"):
             raise ConfigError(f"unknown flag {word!r}; flags of run are -m and --config-dir DIR, keys are KEY=VALUE.")

@@ -137,7 +137,7 @@ def _compose_cell(
     unrun = Cell(tuple(combination), None)
     try:
         defaults = composer.compose(kept)
-        misplaced = {key: key_problem(key, defaults) for key in given}
+        misplaced = {key: key_problem(key, defaults, value) for key, value in given.items()}
         composed = composer.compose(kept, {key: value for key, value in given.items() if misplaced[key] is None})
     except ConfigError as error:
         return unrun, [*problems, *error.problems]
@@ -187,7 +187,7 @@ class _Composer:
             if values:
                 composed = copy.deepcopy(composed)
             for key, value in values.items():
-                OmegaConf.update(composed, key, value, merge=True)
+                OmegaConf.update(composed, key, value, merge=True, force_add=isinstance(value, Mapping))
             resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             text = " ".join(str(error).split()).partition(" full_key:")[0]

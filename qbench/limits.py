@@ -55,7 +55,9 @@ def problem_with(key: str, value: Any, default: Any, limit: Any, of: str = "") -
     if value in (None, MISSING):
         if value == default is None and not needed:
             return None
-        return allowed if limit is None else f"{key}: a value is needed; {_allowed(limit, default, of)}"
+        if limit is not None:
+            return f"{key}: a value is needed; {_allowed(limit, default, of)}"
+        return f"{key}: a value is needed." if default == MISSING else allowed
     if limit is None:
         return None if _same_type(value, default) else allowed
     if isinstance(default, list):

@@ -29,8 +29,8 @@ def choice_problem(group: str, name: Any, known: Sequence[str]) -> str | None:
     return f"{group}={shown}: unknown {group}.{nearest(str(shown), known)} Known: {', '.join(known)}."
 
 
-def key_problem(key: str, defaults: Mapping[str, Any]) -> str | None:
-    """A key that the composed defaults do not have; names the nearest that they do."""
+def key_problem(key: str, defaults: Mapping[str, Any], value: Any = None) -> str | None:
+    """A key, or one inside the mapping given for it, that the composed defaults lack; names the nearest they have."""
     node: Any = defaults
     walked: list[str] = []
     for part in key.split("."):
@@ -45,7 +45,10 @@ def key_problem(key: str, defaults: Mapping[str, Any]) -> str | None:
         where = f" in {at}={defaults['choices'][at]}" if at in defaults["choices"] else f" in {at}" if at else ""
         listed = f" Known: {', '.join(settable)}." if settable else ""
         return f"{key}: unknown key{where}.{nearest(part, settable)}{listed}"
-    return None
+    if not node or not isinstance(node, Mapping) or not isinstance(value, Mapping):
+        return None
+    inside = (key_problem(f"{key}.{part}", defaults, given) for part, given in value.items())
+    return next((text for text in inside if text is not None), None)
 
 
 def value_problems(composed: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -116,13 +119,15 @@ def _is_fixed(walked: Sequence[str], name: str) -> bool:
 def _schema_problems(composed: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """Keys that a YAML brings and no schema has; and the recipe of a network, held to the limits of ``train``."""
     found = []
-    parts: tuple[tuple[str, Any, Mapping[str, Any]], ...] = (
+    parts: tuple[tuple[str, dict[str, Any], Any], ...] = (
         ("train", asdict(TrainConfig()), composed["train"]),
         ("measure", asdict(MeasureConfig()), composed["measure"]),
-        ("dataset.augment", asdict(AugmentConfig()), composed["dataset"].get("augment") or {}),
-        ("model.recipe", asdict(TrainConfig()), composed["model"].get("recipe") or {}),
+        ("dataset.augment", asdict(AugmentConfig()), composed["dataset"].get("augment")),
+        ("model.recipe", asdict(TrainConfig()), composed["model"].get("recipe")),
     )
     for place, schema, content in parts:
+        if not isinstance(content, Mapping):
+            continue
         group = place.partition(".")[0]
         of = f"{group}={composed['choices'][group]}"
         for key in content:

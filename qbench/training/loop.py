@@ -10,7 +10,6 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from qbench.data.base import ImageSet, TrainingData
 from qbench.errors import TrainingError
 from qbench.progress import Progress
 from qbench.training.checkpoint import load_checkpoint, save_checkpoint
+from qbench.training.memory import memory_errors
 from qbench.training.recipe import (
     ExponentialAverage,
     autocast_dtype,
@@ -127,7 +127,7 @@ def fit(
         )
     job = _Job(data, recipe, augment, seed, device, progress, label)
     began = time.monotonic()
-    with _memory_errors():
+    with memory_errors():
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         done = _train(module, job, checkpoint)
     seconds = sum(stats.seconds for stats in done.history) if done.history else time.monotonic() - began
@@ -295,17 +295,3 @@ def _resume(
         average.updates = state["average"]["updates"]
     history = [EpochStats(**stats) for stats in state["history"]]
     return _Progressed(state["next_epoch"], history, state["best"], state["best_epoch"])
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Turn running out of memory, which torch reports in several ways, into a TrainingError that says what to do."""
-    advice = "out of memory while training: lower train.batch_size"
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise TrainingError(advice) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise TrainingError(advice) from error
-        raise

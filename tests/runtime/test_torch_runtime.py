@@ -63,13 +63,11 @@ def test_a_file_computes_what_the_program_in_memory_does(channels_last: bool, tm
 
 
 def test_memory_layout_moves_the_last_bits_at_most() -> None:
-    last, first = (
-        TorchRuntime(channels_last=True).prepare(program()),
-        TorchRuntime(channels_last=False).prepare(program()),
-    )
-    assert last.module.tensor(last.module.nodes[0], "weight").is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+    runtimes = [TorchRuntime(channels_last=layout).prepare(program()) for layout in (True, False)]
+    weights = [one.module.tensor(one.module.nodes[0], "weight") for one in runtimes]
+    assert [w is not None and w.is_contiguous(memory_format=torch.channels_last) for w in weights] == [True, False]
     # sums of 27 and 144 terms in another order, of outputs of order ten
-    torch.testing.assert_close(last(images()), first(images()), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(runtimes[0](images()), runtimes[1](images()), rtol=1e-4, atol=1e-4)
 
 
 def test_kind_says_whether_activations_are_simulated() -> None:
