@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -136,19 +138,37 @@ def _hydra(words: list[str]) -> int:
 
 
 def _complete(words: list[str]) -> int:
-    """Complete the verb ourselves and the rest through Hydra, which knows nothing of verbs."""
+    """Print what may follow on the command line; keys and options of a run are Hydra's, which knows no verbs."""
+    if not any("query" in word for word in words):
+        return _hydra(words)  # install or uninstall
     line = os.environ.get("COMP_LINE", "")
-    typed = line.split()
-    if any("query" in word for word in words) and len(typed) > 1:
-        if typed[1] not in VERBS or (len(typed) == 2 and not line.endswith(" ")):
-            print(" ".join(verb for verb in VERBS if verb.startswith(typed[1])))
-            return 0
-        if typed[1] != "run":
-            return 0
-        shortened = line.replace(f" {typed[1]}", "", 1)
-        os.environ["COMP_LINE"] = shortened
-        os.environ["COMP_POINT"] = str(len(shortened))
-    return _hydra(words)
+    before = line.split()
+    current = "" if line.endswith(" ") or not before else before.pop()
+    verb = before[1] if len(before) > 1 else None
+    if verb is None:
+        found = list(VERBS)
+    elif verb == "list":
+        from qbench.catalog import GROUPS
+
+        found = list(GROUPS)
+    elif verb == "run" and before[-1] not in ("--config-dir", "-cd"):
+        return _complete_run(before, current, words)
+    else:
+        found = []  # a path, which the shell completes
+    print(" ".join(word for word in found if word.startswith(current)))
+    return 0
+
+
+def _complete_run(before: list[str], current: str, words: list[str]) -> int:
+    line = " ".join([before[0], *before[2:], current])
+    os.environ["COMP_LINE"], os.environ["COMP_POINT"] = line, str(len(line))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = _hydra(words)
+    internal = ("hydra", "limits", "_target_", "summary")
+    found = [word for word in printed.getvalue().split() if not {*word.rstrip("=.").split(".")} & {*internal}]
+    print(" ".join(found))
+    return code
 
 
 def _list(words: list[str]) -> int:

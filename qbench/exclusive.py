@@ -42,6 +42,11 @@ def profiling() -> Iterator[None]:
         yield
 
 
+def foreign_load_percent(seconds: float = 0.3) -> float:
+    """Share of this machine's processors that was busy while this process slept for ``seconds``."""
+    return float(psutil.cpu_percent(interval=seconds))
+
+
 def others_busy() -> bool:
     """Whether another process holds a stage right now. Files of dead processes are cleared away."""
     found = False

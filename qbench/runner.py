@@ -33,6 +33,9 @@ from qbench.store import Store
 ABOUT_THE_CALL = ("data_dir", "output_dir", "store_dir", "dry", "traceback")  # not about what was run
 
 
+BUSY_PERCENT = 25.0  # of all processors; above, a timing deserves a warning
+
+
 def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
     """Execute what the plan lacks, and write the record (also of a failure) to ``output_dir/records``.
 
@@ -141,6 +144,10 @@ def _with_profile(record: Record, profile: Mapping[str, Any]) -> Record:
             latency_ratio_high=first["ratio_high"],
             batch_size=first["batch_size"],
         )
+    load = profile.get("foreign_load_percent", 0.0)
+    if load > BUSY_PERCENT and not profile["contended"]:
+        busy_note = f"busy machine: processors were {load:.0f} % in use before latency was measured"
+        record = replace(record, warning="; ".join(filter(None, [record.warning, busy_note])))
     if not profile["contended"]:
         return record
     warning = "contended: another qbench stage ran while latency was measured; run again for ratios"

@@ -19,7 +19,7 @@ from qbench.config import AugmentConfig, Choice, RunConfig
 from qbench.data.augment import eval_batches
 from qbench.data.base import TrainingData
 from qbench.errors import MethodError
-from qbench.exclusive import others_busy, profiling
+from qbench.exclusive import foreign_load_percent, others_busy, profiling
 from qbench.files import file_sha256, write_atomic
 from qbench.measure.latency import LatencySettings, measure_workers
 from qbench.measure.memory import memory_of
@@ -144,6 +144,7 @@ def profile_stage(config: RunConfig, artifact: Path, baseline: Path, folder: Pat
     facts: dict[str, Any] = {"latency": [], "memory": None, "memory_baseline": None}
     with profiling():
         contended = others_busy()
+        facts["foreign_load_percent"] = foreign_load_percent()
         with engine("candidate", artifact) as candidate, engine("baseline", baseline) as reference:
             if asked.memory:  # first: the peak is that of a process that has done nothing else
                 facts["memory"] = asdict(memory_of(candidate, batch_size=max(asked.batch_sizes)))

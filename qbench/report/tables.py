@@ -135,47 +135,62 @@ def footnote(records: Sequence[Record]) -> str:
 
 
 def rich_table(records: Sequence[Record], title: str | None = None) -> Table:
-    """The terminal's table. Columns that are the same in every row move to the title."""
+    """The terminal's table. What is the same in every row moves to the title; errors and warnings stand below."""
     ordered = sort_records(records)
-    where = {name: {getattr(r, name) for r in ordered} for name in ("dataset", "model", "seed")}
-    common = [f"{name} {next(iter(values))}" for name, values in where.items() if len(values) == 1]
-    sizes = {r.batch_size for r in ordered if r.batch_size is not None}
-    latency = f"ms b{sizes.pop()}" if len(sizes) == 1 else "ms"
-    heading = escape(title or ", ".join(common))
-    table = Table(title=heading, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
-    for name, values in where.items():
-        if len(values) > 1:
-            table.add_column(name)
-    for heading in ("method", "bits"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("top-1 %", "Δ points [95 %]", "size kB", "ratio ×", "bits/w", latency, "speed-up ×"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("kernel")
-    noted = any(r.status != "ok" or r.warning for r in ordered)
-    if noted:
-        table.add_column("note", overflow="fold")
-    for record in ordered:
-        cells = [str(getattr(record, name)) for name, values in where.items() if len(values) > 1]
-        cells += _terminal_cells(record)
+    values = {name: {getattr(r, name) for r in ordered} - {None} for name in ("dataset", "model", "seed")}
+    kernels = {r.latency_kind for r in ordered} - {None}
+    sizes = {r.batch_size for r in ordered} - {None}
+    varied = [name for name, found in values.items() if len(found) > 1]
+    common = [f"{name} {found.copy().pop()}" for name, found in values.items() if len(found) == 1]
+    common += [f"kernel {kernels.copy().pop()}"] if len(kernels) == 1 else []
+    table = Table(
+        title=escape(title or ", ".join(common)),
+        title_justify="left",
+        caption=escape("\n".join(_notes(ordered, varied))) or None,
+        caption_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+    )
+    latency = f"ms b{sizes.copy().pop()}" if len(sizes) == 1 else "ms"
+    figures = ("top-1 %", "Δ points [95 %]", "size kB", "ratio ×", "bits/w", latency, "speed-up ×")
+    headings = (*varied, "method", "bits", *figures, "kernel")
+    rows = [[*(str(getattr(r, name)) for name in varied), *_terminal_cells(r)] for r in ordered]
+    shown = [column for column, cells in enumerate(zip(*rows)) if any(cells)]
+    shown = [column for column in shown if headings[column] != "kernel" or len(kernels) > 1]
+    for heading in (headings[column] for column in shown):
+        number = heading in figures
+        wraps = (not number and heading != "kernel") or heading in ("Δ points [95 %]", "speed-up ×")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=not wraps, overflow="fold")
+    for record, row in zip(ordered, rows):
+        cells = [row[column] for column in shown]
         style = {"failed": "red", "skipped": "dim"}.get(record.status, "bold" if record.method == "fp32" else None)
-        cells += [_note(record)] if noted else []
         table.add_row(*map(escape, cells), style=style)
     return table
 
 
+def _notes(records: Sequence[Record], varied: Sequence[str]) -> list[str]:
+    """One line for each record that failed, was skipped, or should be read with care."""
+    lines = []
+    for r in records:
+        text = r.warning if r.status == "ok" else f"{r.status}: {r.error}"
+        names = [str(getattr(r, name)) for name in varied]
+        if text:
+            bits = bits_label(r.weight_bits, r.act_bits)
+            lines.append(f"{' '.join(filter(None, [*names, r.method, r.variant, bits]))}: {text}")
+    return lines
+
+
 def _terminal_cells(r: Record) -> list[str]:
-    delta = (
-        ""
-        if r.delta_points is None or r.method == "fp32"
-        else f"{r.delta_points:+.2f} {_interval(r, 'delta', '_points')}".rstrip()
-    )
-    speed = ""
+    delta = speed = ""
+    if r.delta_points is not None and r.method != "fp32":
+        delta = f"{r.delta_points:+.2f} {_interval(r, 'delta', '_points')}".rstrip()
     if r.latency_ratio is not None and r.method != "fp32":
         speed = f"{r.latency_ratio:.2f} {_interval(r, 'latency_ratio', '')}".rstrip()
     return [
         " ".join(filter(None, [r.method, r.variant])),
         bits_label(r.weight_bits, r.act_bits),
-        _number(r.top1_percent, 2),
+        _number(r.top1_percent, 2) if r.status == "ok" else r.status,
         delta,
         _number(None if r.size_bytes is None else r.size_bytes / 1000, 1),
         _number(r.compression_ratio, 2),
@@ -184,10 +199,6 @@ def _terminal_cells(r: Record) -> list[str]:
         speed,
         r.latency_kind or "",
     ]
-
-
-def _note(r: Record) -> str:
-    return r.warning or "" if r.status == "ok" else f"{r.status}: {r.error}"
 
 
 def _interval(r: Record, prefix: str, suffix: str) -> str:

@@ -223,7 +223,7 @@ def test_an_artefact_is_loaded_through_its_runtime(monkeypatch: pytest.MonkeyPat
         seen.update(path=path, threads=threads)
         return Executable()
 
-    def load_runtime(target: str) -> SimpleNamespace:
+    def load_runtime(target: str, params: dict[str, object]) -> SimpleNamespace:
         seen["target"] = target
         return SimpleNamespace(load=load)
 

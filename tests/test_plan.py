@@ -1,0 +1,165 @@
+"""The plan: a key covers what its stage reads, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import qbench.plan
+from qbench.compose import baseline_method, compose_cells
+from qbench.config import RunConfig
+from qbench.files import file_sha256
+from qbench.plan import Plan, make_plan
+from qbench.store import Store
+
+STAGES = ("train", "baseline", "quantize", "baseline_score", "score", "profile")
+BASE = ("method=linear", "bits=4", "threads=1", "dataset=synthetic")
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("DATA", "STORE", "OUTPUTS"):
+        monkeypatch.setenv(f"QBENCH_{variable}", str(tmp_path / variable.lower()))
+
+
+def config_of(*overrides: str) -> RunConfig:
+    (cell,) = compose_cells([*BASE, *overrides])
+    assert cell.config is not None
+    return cell.config
+
+
+def plan_of(*overrides: str) -> Plan:
+    return make_plan(config_of(*overrides), baseline_method())
+
+
+def keys(plan: Plan) -> dict[str, str]:
+    return {name: getattr(plan, name).key for name in STAGES if getattr(plan, name) is not None}
+
+
+@pytest.mark.parametrize(
+    "override, changed",
+    [
+        ("bits=2", {"quantize", "score", "profile"}),
+        ("method.range=mse", {"quantize", "score", "profile"}),
+        ("act_bits=8", {"quantize", "score", "profile"}),
+        ("method=kmeans", {"quantize", "score", "profile"}),
+        ("limit_test=100", {"baseline_score", "score"}),
+        ("measure=quick", {"profile"}),
+        ("runtime.channels_last=false", {"baseline_score", "score", "profile"}),
+        ("train.lr=0.2", set(STAGES)),
+        ("train.augment=true", set(STAGES)),
+        ("seed=1", set(STAGES)),
+        ("threads=2", set(STAGES)),
+        ("device=cuda", set(STAGES)),
+        ("model=mlp", set(STAGES)),
+        ("dataset.noise=0.3", set(STAGES)),
+        ("dataset.split_seed=1", set(STAGES)),
+        ("dataset.augment.flip=true", set(STAGES)),
+        ("limit_train=500", set(STAGES)),
+        ("dry=true", set()),
+        ("traceback=true", set()),
+        ("output_dir=elsewhere", set()),
+        ("store_dir=elsewhere", set()),
+        ("data_dir=elsewhere", set()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_change_reaches_the_stages_that_read_it_and_no_other(override: str, changed: set[str]) -> None:
+    before, after = keys(plan_of()), keys(plan_of(override))
+    assert {name for name in STAGES if before[name] != after[name]} == changed
+
+
+def test_where_data_comes_from_is_not_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "data" / "cifar10" / "train").mkdir(parents=True)
+    first = plan_of("dataset=cifar10")
+    assert keys(first) == keys(plan_of("dataset=cifar10", "dataset.download=false"))
+
+
+def test_methods_of_a_sweep_share_training_and_baseline() -> None:
+    cells = compose_cells([*BASE[2:], "method=linear,kmeans", "bits=4,2", "model=small_cnn"], multirun=True)
+    plans = [make_plan(cell.config, baseline_method()) for cell in cells if cell.config is not None]
+    assert len({plan.run_id for plan in plans}) == 4
+    assert len({plan.train for plan in plans}) == len({plan.baseline for plan in plans}) == 1
+    assert len({stage for plan in plans for stage in plan.stages}) == 3 + 4 * 3
+
+
+def test_the_baseline_of_a_float_run_is_the_run_itself() -> None:
+    plan = plan_of("method=fp32")
+    assert plan.quantize == plan.baseline and plan.score == plan.baseline_score
+    assert [stage.stage for stage in plan.stages] == ["train", "quantize", "score", "profile"]
+
+
+def test_nothing_to_measure_no_profile() -> None:
+    assert plan_of("measure=none").profile is None
+    assert plan_of("measure=none").run_id != plan_of().run_id
+
+
+def test_subjects_name_what_is_made() -> None:
+    plan = plan_of("act_bits=8", "method.range=mse")
+    assert plan.train.subject == "small_cnn on synthetic"
+    assert (plan.baseline.subject, plan.score.subject) == ("fp32", "linear range=mse w4a8")
+
+
+def test_cached_is_what_the_store_has() -> None:
+    config, plan = config_of(), plan_of()
+    assert not any(stage.cached for stage in plan.stages)
+
+    def fill(folder: Path) -> None:
+        (folder / "x").touch()
+
+    Store(config.store_dir).get_or_make("train", plan.train.key, fill)
+    assert [stage.stage for stage in plan_of().stages if stage.cached] == ["train"]
+
+
+def test_given_weights_are_known_by_their_content(tmp_path: Path) -> None:
+    first, copy, other = (tmp_path / name for name in ("first.safetensors", "copy.safetensors", "other.safetensors"))
+    first.write_bytes(b"weights")
+    copy.write_bytes(b"weights")
+    other.write_bytes(b"others")
+    runs = [plan_of(f"model.weights={path}").train.key for path in (first, copy, other)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_an_edited_network_of_the_user_is_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_plan_net.py").write_text("raise RuntimeError('planning runs no user code')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("model=custom", "model.target=own_plan_net.Net")
+    first = plan_of(*words).train.key
+    assert plan_of(*words).train.key == first
+    (tmp_path / "own_plan_net.py").write_text("class Net: ...\n")
+    assert plan_of(*words).train.key != first
+
+
+def test_a_package_that_cannot_be_imported_does_not_stop_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_broken").mkdir()
+    (tmp_path / "own_broken" / "__init__.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert plan_of("model=custom", "model.target=own_broken.net.Net").train.key
+    assert plan_of("model=custom", "model.target=own_absent.net.Net").train.key
+
+
+def test_another_machine_or_engine_measures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys(plan_of())
+    monkeypatch.setattr(qbench.plan, "cpu_model", lambda: "another processor")
+    after = keys(plan_of())
+    assert {name for name in STAGES if before[name] != after[name]} == {"profile"}
+
+
+def test_a_version_bump_reaches_what_is_built_on_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys(plan_of())
+    monkeypatch.setitem(qbench.plan.VERSIONS, "quantize", 99)
+    after = keys(plan_of())
+    assert {name for name in STAGES if before[name] != after[name]} == set(STAGES) - {"train"}
+
+
+def test_a_new_recipe_field_keeps_the_keys_of_what_was_trained_before() -> None:
+    # the recipe's part of a key holds what differs from the defaults alone
+    assert keys(plan_of("train.momentum=0.9")) == keys(plan_of())
+
+
+def test_checksums(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,302 @@
+"""The store: an entry is there whole or not at all, is made once, and is checked when read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from calling import ROOT
+
+from qbench.errors import StoreError
+from qbench.files import write_atomic
+from qbench.store import MANIFEST, Store, content_key
+
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def fill(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(b"weights" * 1000)
+    (folder / "facts.json").write_text('{"seconds": 1}')
+
+
+def never(folder: Path) -> None:
+    raise AssertionError(f"{folder} is made although it is there")
+
+
+def test_made_once_then_found(store: Store) -> None:
+    assert not store.has("train", KEY) and store.read("train", KEY) is None and store.size_bytes() == 0
+    folder, cached = store.get_or_make("train", KEY, fill)
+    assert (folder, cached) == (store.entry("train", KEY), False)
+    assert store.get_or_make("train", KEY, never) == (folder, True)
+    assert store.has("train", KEY) and store.read("train", KEY) == folder
+    assert {path.name for path in folder.iterdir()} == {"weights.bin", "facts.json", MANIFEST}
+    assert store.size_bytes() == sum(path.stat().st_size for path in folder.iterdir())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert manifest["files"]["weights.bin"]["bytes"] == 7000 and "facts.json" in manifest["files"]
+
+
+def test_stages_keep_apart(store: Store) -> None:
+    store.get_or_make("train", KEY, fill)
+    assert not store.has("score", KEY)
+
+
+def test_nothing_is_seen_before_it_is_finished(store: Store) -> None:
+    def check(folder: Path) -> None:
+        fill(folder)
+        assert not store.has("train", KEY) and store.read("train", KEY) is None
+
+    store.get_or_make("train", KEY, check)
+    assert not list((store.root / "train").glob("*.partial"))
+
+
+def test_a_failed_making_leaves_its_files_for_the_next(store: Store) -> None:
+    def half(folder: Path) -> None:
+        (folder / ".checkpoint").write_text("epoch 3")
+        raise RuntimeError("no more power")
+
+    with pytest.raises(RuntimeError, match="no more power"):
+        store.get_or_make("train", KEY, half)
+    assert store.read("train", KEY) is None
+    seen: list[str] = []
+
+    def resume(folder: Path) -> None:
+        seen.append((folder / ".checkpoint").read_text())
+        fill(folder)
+
+    folder, cached = store.get_or_make("train", KEY, resume)
+    assert seen == ["epoch 3"] and not cached
+    assert not (folder / ".checkpoint").exists()  # it helped to go on, and belongs to nobody's results
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / "weights.bin").read_bytes())
+    content[3500] ^= 1
+    (folder / "weights.bin").write_bytes(content)
+
+
+def truncate(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes((folder / "weights.bin").read_bytes()[:-1])
+
+
+def empty(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(b"")
+
+
+def remove(folder: Path) -> None:
+    (folder / "facts.json").unlink()
+
+
+def link(folder: Path) -> None:
+    target = folder.parent / "elsewhere"
+    (folder / "weights.bin").rename(target)
+    (folder / "weights.bin").symlink_to(target)
+
+
+def make_folder(folder: Path) -> None:
+    (folder / "facts.json").unlink()
+    (folder / "facts.json").mkdir()
+
+
+def manifest(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / MANIFEST).write_text(text) and None
+
+
+def without_manifest(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+
+
+DAMAGES = {
+    "bit flip": (flip, "weights.bin does not match its checksum"),
+    "truncation": (truncate, "weights.bin does not match its checksum"),
+    "emptied": (empty, "weights.bin does not match its checksum"),
+    "missing file": (remove, "facts.json is missing"),
+    "symbolic link": (link, "weights.bin is not a plain file name"),
+    "folder for file": (make_folder, "facts.json is missing"),
+    "no manifest": (without_manifest, "manifest.json: "),
+    "empty manifest": (manifest(""), "manifest.json: "),
+    "manifest of a list": (manifest("[]"), "manifest.json: "),
+    "manifest without files": (manifest('{"format": 1}'), "manifest.json: 'files'"),
+    "other format": (manifest('{"format": 2, "files": {}}'), "store format 2, this qbench reads 1"),
+    "path in manifest": (manifest('{"format": 1, "files": {"../x": {}}}'), "../x is not a plain file name"),
+}
+
+
+@pytest.mark.parametrize("damage, problem", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_entry_is_set_aside_and_made_anew(
+    store: Store, damage: Callable[[Path], None], problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, _ = store.get_or_make("train", KEY, fill)
+    damage(folder)
+    assert store.read("train", KEY) is None
+    with caplog.at_level(logging.WARNING):
+        again, cached = store.get_or_make("train", KEY, fill)
+    assert (again, cached) == (folder, False) and store.verify(folder) is None
+    (message,) = caplog.messages
+    assert f"train/{KEY} is damaged ({problem}" in message and "made anew" in message
+    assert (folder.parent / f"{KEY}.damaged").is_dir()
+    damage(folder)  # a second time: the older remains make room
+    assert store.get_or_make("train", KEY, fill) == (folder, False)
+
+
+def test_discard_forgets_an_entry(store: Store) -> None:
+    store.get_or_make("profile", KEY, fill)
+    store.discard("profile", KEY)
+    assert not store.has("profile", KEY)
+    store.discard("profile", KEY)  # and does not mind that it is gone
+    assert store.get_or_make("profile", KEY, fill)[1] is False
+
+
+def test_a_store_that_cannot_be_written_says_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"store .*/file/store cannot be written \(Not a directory\); set store_dir="):
+        Store(tmp_path / "file" / "store").get_or_make("train", KEY, fill)
+
+
+def test_a_read_only_store_serves_what_it_has(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = store.get_or_make("train", KEY, fill)
+
+    def refuse(self: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # permissions do not stop the superuser, whom tests may run as
+    assert store.get_or_make("train", KEY, never) == (folder, True)
+    with pytest.raises(StoreError, match=r"cannot be written \(Permission denied\)"):
+        store.get_or_make("train", "another", fill)
+
+
+# --- several processes
+
+
+def _make_slowly(root: Path, log: Path, start: float) -> None:
+    def make(folder: Path) -> None:
+        with log.open("a") as stream:
+            stream.write("made\n")
+        time.sleep(0.3)
+        fill(folder)
+
+    time.sleep(max(0.0, start - time.time()))
+    folder, _ = Store(root).get_or_make("train", KEY, make)
+    assert Store.verify(folder) is None
+
+
+def test_processes_make_an_entry_once(store: Store, tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    workers = [processes.Process(target=_make_slowly, args=(store.root, log, time.time() + 1)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert log.read_text().splitlines() == ["made"]
+
+
+def child(code: str, store: Store) -> subprocess.Popen[str]:
+    """A process that runs the code on the store, once it has said so."""
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom qbench.store import Store\nstore = Store(Path(sys.argv[1]))\n"
+        + code
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(store.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_waiting_for_another_process_is_said(store: Store) -> None:
+    code = f"with store.lock('train', {KEY!r}):\n    print('ready', flush=True)\n    sys.stdin.read()"
+    said: list[str] = []
+    with child(code, store) as holder:
+
+        class Release(logging.Handler):
+            """The other process lets go as soon as this one says that it waits."""
+
+            def emit(self, record: logging.LogRecord) -> None:
+                said.append(record.getMessage())
+                assert holder.stdin is not None
+                holder.stdin.close()
+
+        handler = Release(logging.WARNING)
+        logging.getLogger("qbench.store").addHandler(handler)
+        try:
+            assert store.get_or_make("train", KEY, fill)[1] is False
+        finally:
+            logging.getLogger("qbench.store").removeHandler(handler)
+    assert said == [f"store: another process makes train/{KEY}; waiting for it"]
+    assert holder.returncode == 0
+
+
+def test_a_killed_process_frees_its_lock_and_leaves_its_files(store: Store) -> None:
+    code = (
+        "def make(folder):\n    (folder / '.checkpoint').write_text('epoch 2')\n    print('ready', flush=True)\n"
+        f"    time.sleep(600)\nstore.get_or_make('train', {KEY!r}, make)"
+    )
+    with child(code, store) as maker:
+        maker.kill()
+    assert maker.returncode == -signal.SIGKILL
+    assert store.read("train", KEY) is None
+    seen: list[str] = []
+
+    def resume(folder: Path) -> None:
+        seen.append((folder / ".checkpoint").read_text())
+        fill(folder)
+
+    assert store.get_or_make("train", KEY, resume)[1] is False and seen == ["epoch 2"]
+
+
+# --- keys and files
+
+
+def test_content_keys_follow_the_content_alone() -> None:
+    key = content_key("train", 1, {"a": 1, "b": [1.5, None, "x"]})
+    assert key == content_key("train", 1, {"b": (1.5, None, "x"), "a": 1})
+    assert len(key) == 16 and set(key) <= set("0123456789abcdef")
+    others = [
+        content_key("score", 1, {"a": 1, "b": [1.5, None, "x"]}),
+        content_key("train", 2, {"a": 1, "b": [1.5, None, "x"]}),
+        content_key("train", 1, {"a": 2, "b": [1.5, None, "x"]}),
+        content_key("train", 1, {"a": "1", "b": [1.5, None, "x"]}),
+    ]
+    assert len({key, *others}) == 5
+
+
+def test_content_keys_are_stable() -> None:
+    # a change of this value throws away every store there is
+    assert content_key("train", 1, {"seed": 0, "recipe": {"lr": 0.1}}) == "4dd5e346d966407e"
+
+
+def test_what_is_not_plain_data_has_no_key() -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        content_key("train", 1, {"model": object()})
+
+
+def test_write_atomic_keeps_the_old_content_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a" / "record.json"
+    write_atomic(path, b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
