@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,5 +17,6 @@ def bench(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     monkeypatch.setenv("TMPDIR", str(home / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys, "path", [*sys.path])  # --config-dir adds to it
     monkeypatch.chdir(home)
     return Bench(home, capsys)

@@ -153,10 +153,13 @@ def _solve_chunk(
             picked = counted[rows] if not rows.all() else counted
             centroids[rows] = solve(picked, None if mass is None else mass[rows], num_clusters)
     thresholds = _thresholds(centroids)
+    used = np.minimum(counts, num_clusters)
+    # A value of weight 0 beyond the last centroid would be given one of the copies that pad the row.
+    indices = np.minimum(_assign(values, thresholds), (used - 1).astype(np.uint8)[:, None])
     return (
         centroids,
-        np.minimum(counts, num_clusters),
-        _assign(values, thresholds),
+        used,
+        indices,
         _squared_error(ordered, mass, centroids, thresholds),
     )
 

@@ -227,3 +227,11 @@ def test_complex_values_are_refused() -> None:
 def test_rows_need_two_axes() -> None:
     with pytest.raises(ValueError, match=r"two axes, \[C, M\], not shape \(4,\)"):
         kmeans_rows(torch.zeros(4), 2)
+
+
+def test_weightless_value_beyond_the_only_centroid_gets_it() -> None:
+    values, weights = torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.0, 0.0, 0.25])
+    result = kmeans_1d(values, 2, weights)
+    assert result.centroids.tolist() == [-1.0]
+    assert result.indices.tolist() == [0, 0, 0]
+    assert result.sse == 0.0
