@@ -171,6 +171,11 @@ def test_a_sweep_is_composed_once_per_choice_of_options(monkeypatch: pytest.Monk
     assert {cell.config.seed for cell in cells if cell.config is not None} == {0, 1, 2}
 
 
+def test_one_cell_leaves_nothing_behind_for_the_next() -> None:
+    cells = compose_cells(["method=linear", "method.range=mse,minmax", "seed=1,0"], multirun=True)
+    assert titles(cells) == ["linear range=mse w8", "linear range=mse w8", "linear w8", "linear w8"]
+
+
 def test_the_baseline_is_the_method_fp32() -> None:
     assert baseline_method() == one("method=fp32").method
 

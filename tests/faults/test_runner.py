@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from calling import QUICK, Bench
+from rich.console import Console
 from safetensors.torch import save
 
 import qbench.stages
@@ -22,6 +24,7 @@ from qbench.methods.base import Context
 from qbench.methods.linear import Linear
 from qbench.program.graph import Program
 from qbench.record import Record, load_records
+from qbench.sweep import _exit_code
 
 SWEEP = ("run", "-m", *QUICK, "method=linear", "bits=8,4,2")
 
@@ -324,6 +327,19 @@ def test_a_stage_of_another_process_is_seen_while_profiling(bench: Bench, measur
     assert bench.python("-c", code).out == "False\n"
 
 
+def test_a_working_stage_shows_itself(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    compress = Linear.compress
+
+    def looking(self: Linear, baseline: Program, context: Context) -> Program:
+        seen.extend(path.name for path in Path(os.environ["TMPDIR"]).glob("qbench-*/busy-*"))
+        return compress(self, baseline, context)
+
+    monkeypatch.setattr(Linear, "compress", looking)
+    assert bench("run", *QUICK, "method=linear").code == 0
+    assert seen == [f"busy-{os.getpid()}.lock"]
+
+
 def test_profiling_itself_is_not_a_busy_stage(bench: Bench, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     others = qbench.stages.others_busy
@@ -352,3 +368,13 @@ def test_a_record_says_what_it_takes_to_trace_its_numbers(bench: Bench) -> None:
     assert [layer["layer"] for layer in record.layers] == ["conv", "dense"]
     assert record.top1_low_percent is not None and record.top1_percent is not None
     assert record.top1_low_percent <= record.top1_percent <= 100
+
+
+@pytest.mark.parametrize(
+    "kinds, code", [((), 0), (("config", "config"), 2), (("config", "unexpected"), 1), (("expected",), 1)], ids=str
+)
+def test_exit_code(kinds: tuple[str, ...], code: int) -> None:
+    blank = Record(run_id="a", status="ok", dataset="d", model="m", method="x", seed=0, runtime="torch")
+    failed = [replace(blank, status="failed", error_kind=kind) for kind in kinds]
+    console = Console(file=io.StringIO(), width=200)
+    assert _exit_code(console, [blank, *failed]) == code
