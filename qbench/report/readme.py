@@ -24,6 +24,8 @@ def results_region(records: Sequence[Record]) -> str:
     parts = []
     for dataset, model in dict.fromkeys((r.dataset, r.model) for r in sort_records(records)):
         own = [r for r in sort_records(records) if (r.dataset, r.model) == (dataset, model) and r.status == "ok"]
+        if not own:
+            continue
         table = pd.DataFrame([_row(record) for record in own]).to_markdown(index=False, disable_numparse=True)
         parts.append(f"**{model} on {dataset}** ({own[0].n_test:,} test images, seed {own[0].seed})\n\n{table}\n")
     return "\n".join([*parts, footnote(records)])

@@ -49,6 +49,10 @@ def test_failed_runs_stay_out_of_the_table() -> None:
     assert "linear" not in shown
 
 
+def test_network_without_a_finished_run_has_no_table() -> None:
+    assert "small_cnn" not in results_region([record("linear", 2, status="failed", error="broke")])
+
+
 def test_variant_is_part_of_the_method_cell() -> None:
     assert "| kmeans granularity=per_channel, 4 bits |" in results_region(
         [record("kmeans", 4, variant="granularity=per_channel")]
