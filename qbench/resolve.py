@@ -14,6 +14,7 @@ from qbench.machine import physical_cores
 from qbench.refusals import SHORTHANDS
 
 TINY = {"epochs": 1, "batch_size": 32, "limit_train": 320, "limit_test": 128, "calibration_images": 32}
+TINY_METHOD = {"epochs": 1, "batch_size": 32, "iterations": 20}  # the same for methods that train
 
 
 def resolve(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
@@ -25,6 +26,9 @@ def resolve(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
     """
     method, notes = _method(container, defaults["method"])
     tiny = bool(container["tiny"])
+    if tiny:
+        shrunk = {k: min(method.params[k], v) for k, v in TINY_METHOD.items() if method.params.get(k) is not None}
+        method = replace(method, params={**method.params, **shrunk})
     train = _train(container)
     data = {**asdict(DatasetConfig(Choice("", ""))), **container["dataset"]}
     limit_train, limit_test = container["limit_train"], container["limit_test"]

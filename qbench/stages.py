@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from qbench.artifact import load, save
 from qbench.assets import instantiate, load_test_images, load_training_data, make_network
-from qbench.config import AugmentConfig, Choice, RunConfig
+from qbench.config import AugmentConfig, Choice, RunConfig, TrainConfig
 from qbench.data.augment import eval_batches
 from qbench.data.base import TrainingData
 from qbench.errors import MethodError
@@ -24,13 +25,14 @@ from qbench.files import file_sha256, write_atomic
 from qbench.measure.latency import LatencySettings, measure_workers
 from qbench.measure.memory import memory_of
 from qbench.measure.worker import Worker, artifact_engine
-from qbench.methods.base import Context, External, Method
+from qbench.methods.base import Context, External, Method, Tuning
 from qbench.program.graph import Program
 from qbench.program.materialize import materialize
 from qbench.program.trace import trace
 from qbench.progress import Progress
 from qbench.runtime import load_runtime
 from qbench.training.loop import fit
+from qbench.training.objective import Guidance
 from qbench.training.recipe import resolve_device
 
 WEIGHTS = "weights.safetensors"
@@ -97,7 +99,8 @@ def quantize_stage(config: RunConfig, method: Choice, trained: Path, folder: Pat
     baseline = trace(network, (channels, height, width))
     algorithm: Method = instantiate("method", method)
     calibration = images if algorithm.needs.calibration else []
-    context = Context(config.seed, resolve_device(config.device), calibration, progress)
+    tuner = _Tuner(config, data, folder, progress) if algorithm.needs.training else None
+    context = Context(config.seed, resolve_device(config.device), calibration, progress, tuner)
     began = time.monotonic()
     compressed = algorithm.compress(baseline, context)
     seconds = time.monotonic() - began
@@ -107,7 +110,49 @@ def quantize_stage(config: RunConfig, method: Choice, trained: Path, folder: Pat
     path = folder / ARTIFACT
     save(program, path)
     _check_reload(program, path, images[0])
-    write_facts(folder, {"quantize_seconds": seconds, "artifact_sha256": file_sha256(path)})
+    facts = {"quantize_seconds": seconds, "artifact_sha256": file_sha256(path)}
+    write_facts(folder, {**facts, "fine_tuning": tuner.facts if tuner is not None else []})
+
+
+class _Tuner:
+    """The ``fine_tune`` of a context: the training loop on this run's data, resumable from the stage's folder."""
+
+    def __init__(self, config: RunConfig, data: TrainingData, folder: Path, progress: Progress) -> None:
+        self.config, self.data, self.folder, self.progress = config, data, folder, progress
+        self.facts: list[dict[str, Any]] = []
+
+    def __call__(
+        self,
+        module: nn.Module,
+        tuning: Tuning,
+        *,
+        teacher: nn.Module | None = None,
+        before_step: Callable[[int, int], None] | None = None,
+    ) -> None:
+        asked = {**asdict(tuning)}
+        guidance = Guidance(
+            before_step, asked.pop("keep"), teacher, asked.pop("distillation"), asked.pop("temperature")
+        )
+        recipe = TrainConfig(**asked, precision=self.config.train.precision, augment=self.config.train.augment)
+        device = resolve_device(self.config.device)
+        if teacher is not None:
+            teacher.to(device).eval()
+        outcome = fit(
+            module,
+            self.data,
+            recipe,
+            self.config.dataset.augment if recipe.augment else AugmentConfig(),
+            seed=self.config.seed,
+            device=device,
+            checkpoint=self.folder / f"{CHECKPOINT}-{len(self.facts)}",
+            progress=self.progress,
+            label=f"{self.config.method.name} fine-tuning",
+            guidance=guidance,
+        )
+        module.load_state_dict(outcome.state)
+        module.cpu().eval()
+        history = [asdict(stats) for stats in outcome.history]
+        self.facts.append({"seconds": outcome.seconds, "best_epoch": outcome.best_epoch, "history": history})
 
 
 def score_stage(config: RunConfig, artifact: Path, folder: Path) -> None:

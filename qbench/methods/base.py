@@ -5,13 +5,13 @@ Adding one is one file and one YAML whose ``_target_`` names it. Methods never s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qbench.errors import MethodError
 from qbench.program.encodings import Encoding
@@ -27,6 +27,66 @@ class Needs:
     training: bool = False
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How a network is fine-tuned: a method's own parameters, as the training loop takes them.
+
+    Args:
+        epochs: Passes over the training images.
+        lr: Peak learning rate of the one-cycle schedule.
+        batch_size: Images per step.
+        optimizer: sgd (Nesterov) or adamw.
+        weight_decay: Of tensors with two axes or more; scales, centroids and biases of one axis are spared.
+        warmup_fraction: Share of the steps that warm up.
+        label_smoothing: 0 is off.
+        grad_clip: Largest gradient norm; 0 is off.
+        keep: best (validation epoch) or last: which state the network has afterwards.
+        distillation: Share of the loss that is the divergence from the teacher's predictions, 0..1.
+        temperature: Divides the logits of both before they are compared.
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    weight_decay: float = 5e-4
+    warmup_fraction: float = 0.1
+    label_smoothing: float = 0.0
+    grad_clip: float = 0.0
+    keep: str = "best"
+    distillation: float = 0.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        require_one_of("keep", self.keep, ("best", "last"))
+
+
+class FineTune(Protocol):
+    """Trains a module in place on the training split, with the data set's augmentation and validation images."""
+
+    def __call__(
+        self,
+        module: nn.Module,
+        tuning: Tuning,
+        *,
+        teacher: nn.Module | None = None,
+        before_step: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Train, and leave the module in evaluation mode on the CPU.
+
+        Args:
+            module: Takes float [N, C, H, W], gives logits [N, K]; all that it learns is in its parameters and buffers.
+            tuning: The recipe.
+            teacher: The network whose predictions are distilled; needed where ``tuning.distillation`` > 0.
+            before_step: Called as ``before_step(step, total_steps)`` before each step, e.g. to freeze statistics or
+                to prune further. A resumed training calls it for the remaining steps only, so what it does must
+                follow from the step alone.
+
+        Raises:
+            TrainingError: The loss is not finite, or there are fewer training images than one batch.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """What a method may use.
@@ -36,12 +96,20 @@ class Context:
         device: Where heavy work may run.
         calibration: Normalised batches [B, C, H, W] float32 of training images; empty unless the method needs them.
         progress: Told of long work.
+        fine_tune: Trains a network on labelled training images; None unless the method needs training.
     """
 
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     calibration: Sequence[Tensor] = ()
     progress: Progress = field(default_factory=SilentProgress)
+    fine_tune: FineTune | None = None
+
+    def tuner(self, parameter: str) -> FineTune:
+        """``fine_tune``; MethodError naming the parameter that asks for it where there is none."""
+        if self.fine_tune is None:
+            raise MethodError(parameter, "needs labelled training images, which this context does not have")
+        return self.fine_tune
 
 
 @dataclass(frozen=True)

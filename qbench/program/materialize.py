@@ -54,7 +54,11 @@ class ProgramModule(nn.Module):
         return values[self.nodes[-1].name]
 
     def _run(self, node: Node, inputs: list[Tensor]) -> Tensor:
-        return self._edge(node.name, _OPS[node.op](self, node, *inputs))
+        return self._edge(node.name, self.compute(node, inputs))
+
+    def compute(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        """The op of a node on the values it reads, before its edge is quantized."""
+        return _OPS[node.op](self, node, *inputs)
 
     def _edge(self, name: str, value: Tensor) -> Tensor:
         if self.observe is not None:

@@ -25,30 +25,39 @@ def fold_batch_norm(program: Program) -> Program:
 
     Source: Jacob et al., arXiv:1712.05877, sec. 3.2.
     """
-    by_name = {node.name: node for node in program.nodes}
+    norms = foldable_norms(program)
+    renamed = {norm.name: layer for layer, norm in norms.items()}
     tensors = dict(program.tensors)
-    renamed: dict[str, str] = {}  # batch norm -> the layer that now makes its value
-    nodes: list[Node] = []
-    for node in program.nodes:
-        source = by_name.get(node.inputs[0]) if node.inputs else None
-        foldable = (
-            node.op == "batch_norm"
-            and source is not None
-            and source.op in WEIGHTED
-            and isinstance(tensors[f"{source.name}.weight"], Float)
-            and len(program.consumers(source.name)) == 1
-            and source.name not in program.edges
-        )
-        if foldable and source is not None:
-            renamed[node.name] = source.name
-            _fold(node, source, tensors)
-        else:
-            nodes.append(replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs)))
+    for layer, norm in norms.items():
+        _fold(norm, layer, tensors)
+    nodes = [
+        replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        for node in program.nodes
+        if node.name not in renamed
+    ]
     edges = {renamed.get(name, name): spec for name, spec in program.edges.items()}
     return replace(program, nodes=tuple(nodes), tensors=tensors, edges=edges)
 
 
-def _fold(norm: Node, layer: Node, tensors: dict[str, Encoding]) -> None:
+def foldable_norms(program: Program) -> dict[str, Node]:
+    """Layer name -> the batch norm that ``fold_batch_norm`` merges into it, in execution order."""
+    by_name = {node.name: node for node in program.nodes}
+    norms: dict[str, Node] = {}
+    for node in program.nodes:
+        source = by_name.get(node.inputs[0])
+        if (
+            node.op == "batch_norm"
+            and source is not None
+            and source.op in WEIGHTED
+            and isinstance(program.tensors[f"{source.name}.weight"], Float)
+            and len(program.consumers(source.name)) == 1
+            and source.name not in program.edges
+        ):
+            norms[source.name] = node
+    return norms
+
+
+def _fold(norm: Node, layer: str, tensors: dict[str, Encoding]) -> None:
     def value(role: str) -> Tensor:
         return tensors.pop(f"{norm.name}.{role}").decode().double()
 
@@ -56,11 +65,11 @@ def _fold(norm: Node, layer: Node, tensors: dict[str, Encoding]) -> None:
     eps = norm.attrs["eps"]
     assert isinstance(eps, float)
     factor = gamma / torch.sqrt(var + eps)
-    weight = tensors[f"{layer.name}.weight"].decode().double()
-    bias = tensors.get(f"{layer.name}.bias")
+    weight = tensors[f"{layer}.weight"].decode().double()
+    bias = tensors.get(f"{layer}.bias")
     before = bias.decode().double() if bias is not None else torch.zeros_like(mean)
-    tensors[f"{layer.name}.weight"] = Float((weight * factor.view([-1] + [1] * (weight.dim() - 1))).float())
-    tensors[f"{layer.name}.bias"] = Float(((before - mean) * factor + beta).float())
+    tensors[f"{layer}.weight"] = Float((weight * factor.view([-1] + [1] * (weight.dim() - 1))).float())
+    tensors[f"{layer}.bias"] = Float(((before - mean) * factor + beta).float())
 
 
 def quantizable_edges(program: Program) -> tuple[str, ...]:

@@ -25,11 +25,11 @@ from qbench.errors import TrainingError
 from qbench.progress import Progress
 from qbench.training.checkpoint import load_checkpoint, save_checkpoint
 from qbench.training.memory import memory_errors
+from qbench.training.objective import Guidance, objective
 from qbench.training.recipe import (
     ExponentialAverage,
     autocast_dtype,
     make_optimizer,
-    mixup,
     one_cycle_lr,
 )
 from qbench.training.small_maps import fast_small_maps
@@ -72,6 +72,7 @@ class _Job:
     device: torch.device
     progress: Progress
     label: str
+    guidance: Guidance
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -103,6 +104,7 @@ def fit(
     checkpoint: Path | None,
     progress: Progress,
     label: str = "train",
+    guidance: Guidance | None = None,
 ) -> TrainOutcome:
     """Train ``module`` in place and return the state of its best validation epoch (on the CPU).
 
@@ -116,6 +118,7 @@ def fit(
         checkpoint: File to resume from and to replace after every epoch; None keeps none.
         progress: Told of every step.
         label: How progress calls this training.
+        guidance: What fine-tuning adds; None for plain training.
 
     Raises:
         TrainingError: The loss is NaN or infinite (names step and learning rate), there are fewer training images
@@ -125,7 +128,7 @@ def fit(
         raise TrainingError(
             f"{len(data.train)} training images are fewer than one batch: lower train.batch_size={recipe.batch_size}"
         )
-    job = _Job(data, recipe, augment, seed, device, progress, label)
+    job = _Job(data, recipe, augment, seed, device, progress, label, guidance or Guidance())
     began = time.monotonic()
     with memory_errors():
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -166,7 +169,7 @@ def _train(module: nn.Module, job: _Job, checkpoint: Path | None) -> _Progressed
             val_loss, top1 = validate(judged, job.data, job.device, job.dtype)
             lr = optimizer.param_groups[0]["lr"]
             stats = EpochStats(epoch, lr, loss, val_loss, top1, time.monotonic() - started)
-            if top1 > done.best_top1:
+            if top1 > done.best_top1 or job.guidance.keep == "last":
                 done.best, done.best_epoch = _snapshot(judged), epoch
             done.history.append(stats)
             done.next_epoch = epoch + 1
@@ -199,8 +202,10 @@ def _train_epoch(
             lr = one_cycle_lr(step, recipe.epochs * steps, recipe.lr, recipe.warmup_fraction)
             for group in optimizer.param_groups:
                 group["lr"] = lr
+            if job.guidance.before_step is not None:
+                job.guidance.before_step(step, recipe.epochs * steps)
             with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-                loss = _loss(module, images, labels, recipe)
+                loss = objective(module, images, labels, recipe, job.guidance)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if recipe.grad_clip > 0:
@@ -217,15 +222,6 @@ def _train_epoch(
         job.progress.end()
     _check_finite(float(total), steps, (epoch + 1) * steps - 1, optimizer.param_groups[0]["lr"])
     return float(total) / steps
-
-
-def _loss(module: nn.Module, images: Tensor, labels: Tensor, recipe: TrainConfig) -> Tensor:
-    if recipe.mixup_alpha <= 0:
-        return cross_entropy(module(images).float(), labels, label_smoothing=recipe.label_smoothing)
-    images, others, share = mixup(images, labels, recipe.mixup_alpha)
-    logits = module(images).float()
-    first = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    return share * first + (1 - share) * cross_entropy(logits, others, label_smoothing=recipe.label_smoothing)
 
 
 def _check_finite(total: float, count: int, step: int, lr: float) -> str:

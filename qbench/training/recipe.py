@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qbench.config import TrainConfig
 from qbench.errors import ConfigError
@@ -58,16 +58,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return torch.bfloat16 if device.type == "cpu" and probe is not None and probe() else None
-
-
-def mixup(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
-    """Blend each image with another of the batch; returns (images, the other labels, weight of the first labels).
-
-    Source: Zhang et al., arXiv:1710.09412. One weight per batch, drawn from torch's global generator.
-    """
-    share = float(torch.distributions.Beta(alpha, alpha).sample())
-    order = torch.randperm(len(images), device=images.device)
-    return share * images + (1.0 - share) * images[order], labels[order], share
 
 
 class ExponentialAverage:

@@ -49,6 +49,27 @@ def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     return (rows.t() @ columns).view(o, 3, 3, c).permute(0, 3, 1, 2).float()
 
 
+def small_map_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of ``fits_small_maps``: x [N, C, H, W], weight [O, C, 3, 3] -> bfloat16 [N, O, H, W]."""
+    out: Tensor = _Conv3x3.apply(x, weight)  # type: ignore[no-untyped-call]
+    return out if bias is None else out + bias.to(out.dtype)[:, None, None]
+
+
+def fits_small_maps(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
+    """Whether the matrix product is the faster weight gradient: a wide 3x3 convolution of small maps, on bfloat16."""
+    return (
+        x.shape[2] * x.shape[3] <= MAX_PIXELS
+        and _eligible(weight.shape, stride, padding, dilation, groups)
+        and x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+    )
+
+
+def _eligible(weight: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
+    settings = (tuple(weight[2:]), tuple(stride), tuple(padding), tuple(dilation), groups)
+    return settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and min(weight[0], weight[1]) >= MIN_CHANNELS
+
+
 class _Forward:
     """Stands in for the ``forward`` of one convolution while the context is open."""
 
@@ -56,27 +77,25 @@ class _Forward:
         self.conv = conv
 
     def __call__(self, x: Tensor) -> Tensor:
-        small = x.shape[2] * x.shape[3] <= MAX_PIXELS
-        if not (small and self.conv.training and torch.is_autocast_enabled("cpu")):
-            return nn.Conv2d.forward(self.conv, x)
-        out: Tensor = _Conv3x3.apply(x, self.conv.weight)  # type: ignore[no-untyped-call]
-        return out if self.conv.bias is None else out + self.conv.bias.to(out.dtype)[:, None, None]
+        conv = self.conv
+        if conv.training and fits_small_maps(x, conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups):
+            return small_map_conv2d(x, conv.weight, conv.bias)
+        return nn.Conv2d.forward(conv, x)
 
 
-def _eligible(module: nn.Module) -> bool:
+def _patchable(module: nn.Module) -> bool:
     return (
         type(module) is nn.Conv2d
-        and (module.kernel_size, module.stride, module.padding, module.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-        and module.groups == 1
-        and min(module.in_channels, module.out_channels) >= MIN_CHANNELS
         and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and _eligible(module.weight.shape, module.stride, module.padding, module.dilation, module.groups)
     )
 
 
 @contextmanager
 def fast_small_maps(network: nn.Module, enabled: bool) -> Iterator[None]:
     """Within the context, eligible convolutions of ``network`` use the matrix-product weight gradient."""
-    changed = [module for module in network.modules() if enabled and _eligible(module)]
+    changed = [module for module in network.modules() if enabled and _patchable(module)]
     for conv in changed:
         conv.forward = _Forward(conv)  # type: ignore[arg-type]
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qbench.assets import instantiate
 from qbench.catalog import options
 from qbench.config import Choice
-from qbench.methods.base import Context, Method
+from qbench.methods.base import Context, Method, Tuning
 from qbench.program.graph import Program
 from qbench.program.trace import trace
 
@@ -84,7 +84,31 @@ class Untouchable(Sequence[Tensor]):
 def context(method: Method, seed: int = 3) -> Context:
     """What the method asks for, and nothing else."""
     batches = [images(8, seed=11), images(4, seed=12)] if method.needs.calibration else Untouchable()
-    return Context(seed=seed, calibration=batches)
+    return Context(seed=seed, calibration=batches, fine_tune=fine_tune if method.needs.training else None)
+
+
+def fine_tune(
+    module: nn.Module,
+    tuning: Tuning,
+    *,
+    teacher: nn.Module | None = None,
+    before_step: Callable[[int, int], None] | None = None,
+) -> None:
+    """A few steps on noise: enough to see that a method learns something and stores what it learned."""
+    batches = [(images(8, seed=21 + step), torch.arange(8) % 5) for step in range(3)]
+    optimizer = torch.optim.SGD(module.parameters(), lr=tuning.lr)
+    total = len(batches) * tuning.epochs
+    module.train()
+    for step in range(total):
+        if before_step is not None:
+            before_step(step, total)
+        loss = nn.functional.cross_entropy(module(batches[step % len(batches)][0]), batches[step % len(batches)][1])
+        if teacher is not None:
+            loss = loss + 0.0 * teacher(batches[step % len(batches)][0]).sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    module.eval()
 
 
 def compress(method: Method, program: Program, seed: int = 3) -> Program:

@@ -22,7 +22,7 @@ from .conftest import compress, images, network
 
 
 def encode(weight: Tensor, bits: int, **parameters: object) -> Affine:
-    return Linear(**parameters).encode(weight, bits)  # type: ignore[arg-type]
+    return Linear(**parameters).weights.encode(weight, bits)  # type: ignore[arg-type]
 
 
 def calibrated(*batches: Tensor) -> Context:

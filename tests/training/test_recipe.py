@@ -11,11 +11,11 @@ from torch import nn
 from qbench.config import TrainConfig
 from qbench.errors import ConfigError, TrainingError
 from qbench.training.memory import memory_errors
+from qbench.training.objective import mixup
 from qbench.training.recipe import (
     ExponentialAverage,
     autocast_dtype,
     make_optimizer,
-    mixup,
     one_cycle_lr,
     resolve_device,
 )
