@@ -1,0 +1,92 @@
+"""Ranges of activations from histograms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from qbench.quant.affine import choose_qparams, fake_quantize, integer_grid
+from qbench.quant.histogram import BINS, Histogram, count, entropy_range, mse_range, percentile_range
+
+GENERATOR = torch.Generator().manual_seed(0)
+BELL = torch.randn(200_000, generator=GENERATOR)
+RECTIFIED = BELL.clamp(min=0)
+OUTLIER = torch.cat([RECTIFIED, torch.tensor([60.0])])
+
+
+def histogram(values: Tensor) -> Histogram:
+    low, high = float(values.min()), float(values.max())
+    return Histogram(count(values, low, high), low, high)
+
+
+def squared_error(values: Tensor, low: float, high: float, bits: int) -> float:
+    qmin, qmax = integer_grid(bits)
+    qparams = choose_qparams(torch.tensor(low), torch.tensor(high), qmin, qmax, symmetric=False)
+    return float((values - fake_quantize(values, qparams.scale, qparams.zero_point, qmin, qmax)).square().sum())
+
+
+def test_counts_are_those_of_the_values() -> None:
+    assert float(count(BELL, -6, 6).sum()) == len(BELL)
+    assert float(count(torch.tensor([0.0, 0.5, 1.0, 2.0]), 0.0, 1.0).sum()) == 3  # 2.0 lies outside
+    assert count(torch.zeros(5), 0.0, 0.0).tolist() == [0.0] * BINS
+
+
+def test_bin_centres_lie_between_the_edges() -> None:
+    centres = Histogram(torch.ones(4), -1.0, 1.0).centres
+    assert centres.tolist() == [-0.75, -0.25, 0.25, 0.75]
+
+
+@pytest.mark.parametrize("percentile", [99.0, 99.9, 90.0])
+def test_a_percentile_leaves_out_its_share_at_each_side(percentile: float) -> None:
+    low, high = percentile_range(histogram(BELL), percentile)
+    outside = 100 * float(((low > BELL) | (high < BELL)).double().mean())
+    assert outside <= 100 - percentile + 1e-9
+    assert outside >= 0.8 * (100 - percentile)  # as near as whole bins allow
+
+
+def test_a_percentile_never_cuts_the_zero_side() -> None:
+    low, high = percentile_range(histogram(RECTIFIED), 99.0)
+    assert low == 0.0 and 2.0 < high < 3.0
+    low, high = percentile_range(histogram(-RECTIFIED), 99.0)
+    assert high == pytest.approx(0.0, abs=1e-9) and -3.0 < low < -2.0
+
+
+def test_all_percent_are_the_extremes() -> None:
+    seen = histogram(BELL)
+    assert percentile_range(seen, 100.0) == pytest.approx((seen.low, seen.high))
+
+
+@pytest.mark.parametrize("percentile", [49.9, 100.1, -1.0])
+def test_a_percentile_outside_its_bounds_is_refused(percentile: float) -> None:
+    with pytest.raises(ValueError, match=r"outside 50\.\.100"):
+        percentile_range(histogram(BELL), percentile)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("values", [BELL, RECTIFIED, OUTLIER], ids=["bell", "rectified", "outlier"])
+def test_the_searched_range_has_no_more_error_than_the_extremes(values: Tensor, bits: int) -> None:
+    found = mse_range(histogram(values), *integer_grid(bits))
+    assert squared_error(values, *found, bits) <= 1.001 * squared_error(
+        values, float(values.min()), float(values.max()), bits
+    )
+
+
+def test_the_search_is_as_good_as_trying_every_range() -> None:
+    found = squared_error(OUTLIER, *mse_range(histogram(OUTLIER), *integer_grid(4)), 4)
+    tried = [squared_error(OUTLIER, 0.0, 60.0 * step / 400, 4) for step in range(1, 401)]
+    assert found <= 1.15 * min(tried)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_entropy_drops_a_lone_outlier_and_keeps_the_bulk(bits: int) -> None:
+    low, high = entropy_range(histogram(OUTLIER), *integer_grid(bits))
+    assert low == 0.0 and high < 30.0
+    assert float((high < RECTIFIED).double().mean()) < (0.01 if bits == 8 else 0.1)
+
+
+def test_entropy_keeps_everything_where_nothing_is_lost() -> None:
+    """Values on as many levels as the grid has: no range is better than all of it."""
+    levels = torch.arange(16).repeat(1000).float()
+    low, high = entropy_range(histogram(levels), *integer_grid(4))
+    assert (low, high) == (0.0, 15.0)
