@@ -1,0 +1,106 @@
+"""Trainable uniform quantizers: of weights and of edges, with straight-through or learned steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qbench.program.encodings import Affine, Encoding
+from qbench.program.graph import EdgeSpec
+from qbench.quant.affine import choose_qparams, quantize
+from qbench.quant.ste import learned_step, straight_through
+from qbench.training.trainable import EdgeQuantizer, WeightQuantizer
+
+TINY = torch.finfo(torch.float32).tiny
+EDGE_MOMENTUM = 0.01  # of moving activation ranges
+
+
+class SteppedWeight(WeightQuantizer):
+    """Weights on a uniform grid, per tensor or per channel (axis 0).
+
+    Args:
+        initial: An encoding of the weight as it is now; its grid stays, its scale is where training starts.
+        step: frozen (the initial scale stays), moving (min-max of the weight at each step) or learned.
+    """
+
+    def __init__(self, initial: Affine, step: str) -> None:
+        super().__init__()
+        self.initial, self.step = initial, step
+        scale = initial.broadcast(initial.scale).clone()
+        self.register_buffer("zero_point", initial.broadcast(initial.zero_point).clone())
+        if step == "learned":
+            self.scale = nn.Parameter(scale.flatten())  # one axis: spared from weight decay
+        else:
+            self.register_buffer("scale", scale.flatten())
+        self._shape = scale.shape
+
+    def steps(self, latent: Tensor) -> Tensor:
+        """The scale to use for this weight, float32, broadcastable against it."""
+        if self.step == "learned":
+            return self.scale.abs().clamp(min=TINY).view(self._shape)
+        if self.step == "moving" and self.training:
+            rows = latent.detach().reshape(self.scale.numel(), -1)
+            initial = self.initial
+            qparams = choose_qparams(rows.amin(1), rows.amax(1), initial.qmin, initial.qmax, symmetric=True)
+            self.scale.data.copy_(qparams.scale)
+        return self.scale.view(self._shape)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        zero_point: Tensor = self.zero_point  # type: ignore[assignment]
+        scale, qmin, qmax = self.steps(latent), self.initial.qmin, self.initial.qmax
+        if self.step == "learned":
+            return learned_step(latent, scale, zero_point, qmin, qmax, latent.numel() // scale.numel())
+        return straight_through(latent, scale, zero_point, qmin, qmax)
+
+    def encode(self, latent: Tensor) -> Encoding:
+        before, scale = self.initial, self.steps(latent).detach()
+        zero_point: Tensor = self.zero_point  # type: ignore[assignment]
+        codes = quantize(latent, scale, zero_point, before.qmin, before.qmax)
+        shape = before.scale.shape
+        stored = (scale.reshape(shape).cpu().clone(), zero_point.reshape(shape).cpu().clone())
+        return Affine(codes.cpu(), *stored, before.bits, before.qmin, before.qmax, before.axis)
+
+
+class SteppedEdge(EdgeQuantizer):
+    """An activation on a uniform grid, per tensor.
+
+    Args:
+        initial: The static quantizer training starts from.
+        step: frozen, moving (exponential average of each batch's min-max) or learned (the zero point stays).
+    """
+
+    def __init__(self, initial: EdgeSpec, step: str) -> None:
+        super().__init__()
+        if initial.scale is None or initial.zero_point is None:
+            raise ValueError("a dynamic edge has no step to train")
+        self.initial, self.step = initial, step
+        scale = torch.tensor(initial.scale, dtype=torch.float32)
+        self.register_buffer("zero_point", torch.tensor(initial.zero_point, dtype=torch.int32))
+        if step == "learned":
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("scale", scale)
+        low, high = (initial.scale * (q - initial.zero_point) for q in (initial.qmin, initial.qmax))
+        self.register_buffer("range", torch.tensor([low, high]))
+
+    def forward(self, value: Tensor) -> Tensor:
+        qmin, qmax = self.initial.qmin, self.initial.qmax
+        zero_point: Tensor = self.zero_point  # type: ignore[assignment]
+        if self.step == "learned":
+            return learned_step(value, self.scale.abs().clamp(min=TINY), zero_point, qmin, qmax, value[0].numel())
+        if self.step == "moving" and self.training:
+            self._follow(value.detach())
+        return straight_through(value, self.scale, zero_point, qmin, qmax)
+
+    @torch.no_grad()
+    def _follow(self, value: Tensor) -> None:
+        ends: Tensor = self.range  # type: ignore[assignment]
+        ends.lerp_(torch.stack(torch.aminmax(value)).float(), EDGE_MOMENTUM)
+        qparams = choose_qparams(ends[0], ends[1], self.initial.qmin, self.initial.qmax, symmetric=False)
+        self.scale.data.copy_(qparams.scale)
+        self.zero_point.copy_(qparams.zero_point)  # type: ignore[operator]
+
+    def spec(self) -> EdgeSpec:
+        scale = float(self.scale.detach().abs().clamp(min=TINY))
+        zero_point: Tensor = self.zero_point  # type: ignore[assignment]
+        return EdgeSpec(self.initial.bits, self.initial.qmin, self.initial.qmax, scale, int(zero_point))
