@@ -7,6 +7,7 @@ constructors of :mod:`qbench.program` check structure; these functions add value
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from qbench.artifact import attrs, fields
 from qbench.program.encodings import Affine, Codebook, Encoding, Float, Sparse
 from qbench.program.graph import EdgeSpec, Node, Program
 
-GRID_LIMIT = 1 << 16  # of |qmin| and |qmax|: sixteen bits, signed or not
+GRID_LIMIT = 1 << 16  # of |qmin| and |qmax| up to sixteen bits, signed or not; more are signed int32
+MOST_BITS, MOST_EDGE_BITS = 32, 16
 LARGEST_INPUT = 1 << 16
 GROUP_SLACK = 1 << 22  # elements; see _check_groups
 # Range of normal float32 numbers: an edge's scale is a Python float, and runtimes compute in float32.
@@ -39,7 +41,8 @@ def check_program(program: Program) -> None:
 
 def check_edge(edge: EdgeSpec, where: str) -> None:
     """Raise ValueError unless the grid fits its bits and scale and zero point are both there or both absent."""
-    _check_grid(edge.bits, edge.qmin, edge.qmax, where)
+    fields.integer(edge.bits, f"bits of {where}", 1, MOST_EDGE_BITS)
+    check_grid(edge.bits, edge.qmin, edge.qmax, where)
     if (edge.scale is None) != (edge.zero_point is None):
         raise ValueError(f"{where} has only one of scale and zero point")
     if edge.scale is not None:
@@ -70,7 +73,7 @@ def check_encoding(encoding: Encoding, where: str) -> None:
 
 
 def _check_affine(encoding: Affine, where: str) -> None:
-    _check_grid(encoding.bits, encoding.qmin, encoding.qmax, where)
+    check_grid(encoding.bits, encoding.qmin, encoding.qmax, where)
     _check_within(encoding.codes, encoding.qmin, encoding.qmax, f"codes of {where}")
     _check_within(encoding.zero_point, encoding.qmin, encoding.qmax, f"zero points of {where}")
     if not bool((torch.isfinite(encoding.scale) & (encoding.scale > 0)).all()):
@@ -92,10 +95,15 @@ def _check_groups(encoding: Affine, group_size: int, where: str) -> None:
         )
 
 
-def _check_grid(bits: int, qmin: int, qmax: int, where: str) -> None:
-    fields.integer(bits, f"bits of {where}", 1, 16)
-    fields.integer(qmin, f"qmin of {where}", -GRID_LIMIT, GRID_LIMIT)
-    fields.integer(qmax, f"qmax of {where}", qmin, min(GRID_LIMIT, qmin + (1 << bits) - 1))
+def check_grid(bits: Any, qmin: Any, qmax: Any, where: str) -> tuple[int, int, int]:
+    """Return bits, qmin and qmax; raise ValueError unless the grid fits the bits, and its packed codes int32."""
+    bits = fields.integer(bits, f"bits of {where}", 1, MOST_BITS)
+    lowest, highest = -GRID_LIMIT, GRID_LIMIT
+    if bits > 16:
+        lowest, highest = -(1 << 31), (1 << 31) - (1 << bits)
+    qmin = fields.integer(qmin, f"qmin of {where}", lowest, highest)
+    largest = qmin + (1 << bits) - 1
+    return bits, qmin, fields.integer(qmax, f"qmax of {where}", qmin, largest if bits > 16 else min(highest, largest))
 
 
 def _check_within(values: Tensor, lowest: int, highest: int, what: str) -> None:

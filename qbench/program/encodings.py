@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_INT32 = torch.iinfo(torch.int32)
 FLOAT_BITS = {torch.float32: 32, torch.float16: 16, torch.bfloat16: 16}
 
 
@@ -52,8 +53,8 @@ class Affine:
             [C, G] (per group: each channel's values, flattened in order, in G runs of ``group_size``, the last one
             possibly shorter; ``axis`` is 0).
         zero_point: Code of real zero, int32 in [qmin, qmax], same shape as ``scale``.
-        bits: Bits per code, 1..16; qmax - qmin < 2 ** bits.
-        qmin, qmax: The integer grid, inclusive.
+        bits: Bits per code, 1..32; qmax - qmin < 2 ** bits. More than 16 are for biases of integer-only networks.
+        qmin, qmax: The integer grid, inclusive, within int32.
         axis: The channel axis of ``codes`` that ``scale`` follows; None per tensor.
         group_size: Elements per group; None unless per group.
     """
@@ -76,7 +77,8 @@ class Affine:
             raise ValueError(
                 f"scale {tuple(self.scale.shape)} and zero_point {tuple(self.zero_point.shape)} differ in shape"
             )
-        if not 1 <= self.bits <= 16 or self.qmin > self.qmax or self.qmax - self.qmin >= 1 << self.bits:
+        fits = 1 <= self.bits <= 32 and self.qmin <= self.qmax < self.qmin + (1 << self.bits)
+        if not fits or self.qmin < _INT32.min or self.qmax > _INT32.max:
             raise ValueError(f"the grid [{self.qmin}, {self.qmax}] does not fit {self.bits} bits")
         expected: tuple[int, ...] = ()
         if self.axis is not None:
@@ -106,7 +108,8 @@ class Affine:
         return per_element.reshape(self.codes.shape)
 
     def decode(self) -> Tensor:
-        centred = self.codes.to(torch.int32) - self.broadcast(self.zero_point)
+        wide = torch.int32 if self.bits <= 16 else torch.int64  # the difference of two 32-bit codes has 33
+        centred = self.codes.to(wide) - self.broadcast(self.zero_point)
         return self.broadcast(self.scale) * centred.to(torch.float32)
 
 

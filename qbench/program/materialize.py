@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class ProgramModule(nn.Module):
                 value = value.contiguous(memory_format=torch.channels_last)
             self._keys[name] = f"t{index}"
             self.register_buffer(f"t{index}", value)
-        self._dead = _last_readers(program)
+        self._dead = last_readers(program.nodes)
 
     def tensor(self, node: Node, role: str) -> Tensor | None:
         """The decoded tensor of a node, None where an optional one is absent."""
@@ -89,10 +89,20 @@ def simulate_edge(value: Tensor, spec: EdgeSpec) -> Tensor:
     return fake_quantize(value, qparams.scale.view(shape), qparams.zero_point.view(shape), spec.qmin, spec.qmax)
 
 
-def _last_readers(program: Program) -> dict[str, list[str]]:
+class _Reads(Protocol):
+    """A step that makes a value of its name out of others."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+
+def last_readers(nodes: Sequence[_Reads]) -> dict[str, list[str]]:
     """Node -> the values nobody reads after it, so that memory is freed as it would be by a planner."""
-    last = {node.name: node.name for node in program.nodes[:-1]}  # what nobody reads at all is freed at once
-    for node in program.nodes:
+    last = {node.name: node.name for node in nodes[:-1]}  # what nobody reads at all is freed at once
+    for node in nodes:
         for name in node.inputs:
             last[name] = node.name
     dead: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Bit packing: integers of 1..16 bits in as few bytes as they need.
+"""Bit packing: integers of 1..32 bits in as few bytes as they need.
 
 The layout is little endian throughout. The codes form one bit stream in which code ``i`` occupies the bits
 ``i * bits`` to ``(i + 1) * bits - 1``, its lowest bit first; bit ``j`` of the stream is bit ``j % 8`` (of value
@@ -26,14 +26,14 @@ def pack(codes: Tensor, bits: int, offset: int = 0) -> Tensor:
     Args:
         codes: Integer codes in [offset, offset + 2 ** bits - 1], any shape (read in row-major order, may be empty);
             uint8, int8, int16, int32 or int64.
-        bits: Bits per code, 1..16.
+        bits: Bits per code, 1..32.
         offset: The code stored as zero; the lowest of the grid.
 
     Returns:
         uint8 [ceil(n * bits / 8)], on the device of ``codes``.
 
     Raises:
-        ValueError: ``codes`` is not an integer tensor, ``bits`` is outside 1..16, or a code is outside its range.
+        ValueError: ``codes`` is not an integer tensor, ``bits`` is outside 1..32, or a code is outside its range.
 
     Example:
         >>> pack(torch.tensor([1, 2, 3]), bits=4).tolist()
@@ -49,10 +49,10 @@ def pack(codes: Tensor, bits: int, offset: int = 0) -> Tensor:
             raise ValueError(
                 f"codes span [{lowest}, {highest}], outside [{offset}, {offset + (1 << bits) - 1}] for {bits} bits"
             )
-    # The difference is below 2 ** 16, so it survives arithmetic modulo 256 (up to 8 bits) or 2 ** 32: no wide copies.
-    work, modulus = (torch.uint8, 1 << 8) if bits <= 8 else (torch.int32, 1 << 32)
-    wrapped = offset % modulus
-    unsigned = flat.to(work) - (wrapped if bits <= 8 or wrapped < 1 << 31 else wrapped - modulus)
+    # The difference is below 2 ** bits, so it survives arithmetic modulo 2 ** width of the work type: no wide copies.
+    work, width = _work(bits)
+    wrapped = offset % (1 << width)
+    unsigned = flat.to(work) - (wrapped if bits <= 8 or wrapped < 1 << width - 1 else wrapped - (1 << width))
     per_block, bytes_per_block = _block(bits)
     blocks = _padded(unsigned, per_block)  # [B, codes per block]
     out = torch.zeros((blocks.shape[0], bytes_per_block), dtype=work, device=codes.device)
@@ -69,7 +69,7 @@ def unpack(packed: Tensor, bits: int, count: int, offset: int = 0) -> Tensor:
 
     Args:
         packed: uint8 [ceil(count * bits / 8)].
-        bits: Bits per code, 1..16.
+        bits: Bits per code, 1..32.
         count: Number of codes, >= 0.
         offset: The code stored as zero; the codes returned must fit int32.
 
@@ -77,7 +77,7 @@ def unpack(packed: Tensor, bits: int, count: int, offset: int = 0) -> Tensor:
         int32 [count], on the device of ``packed``.
 
     Raises:
-        ValueError: wrong dtype, dimensions or length; ``bits`` outside 1..16; a padding bit of the last byte is set.
+        ValueError: wrong dtype, dimensions or length; ``bits`` outside 1..32; a padding bit of the last byte is set.
 
     Example:
         >>> unpack(torch.tensor([33, 3], dtype=torch.uint8), bits=4, count=3).tolist()
@@ -96,19 +96,27 @@ def unpack(packed: Tensor, bits: int, count: int, offset: int = 0) -> Tensor:
     if used and int(packed[-1]) >> used:
         raise ValueError(f"the {8 - used} padding bits of the last byte are not all zero")
     per_block, bytes_per_block = _block(bits)
-    blocks = _padded(packed, bytes_per_block).to(torch.int32)  # [B, bytes per block]
-    out = torch.zeros((blocks.shape[0], per_block), dtype=torch.int32, device=packed.device)
+    wide = torch.int32 if bits <= 16 else torch.int64
+    blocks = _padded(packed, bytes_per_block).to(wide)  # [B, bytes per block]
+    out = torch.zeros((blocks.shape[0], per_block), dtype=wide, device=packed.device)
     for byte, code, shift in _overlaps(bits):
         column = blocks[:, byte]
         out[:, code] |= column >> shift if shift >= 0 else column << -shift
     out &= (1 << bits) - 1
     out += offset
-    return out.reshape(-1)[:count]
+    return out.reshape(-1)[:count].to(torch.int32)
+
+
+def _work(bits: int) -> tuple[torch.dtype, int]:
+    """The type to shift in, and its bits: a code may be shifted by up to 7."""
+    if bits <= 8:
+        return torch.uint8, 8
+    return (torch.int32, 32) if bits <= 16 else (torch.int64, 64)
 
 
 def _check_bits(bits: int) -> None:
-    if not 1 <= bits <= 16:
-        raise ValueError(f"bits must be in 1..16, not {bits}")
+    if not 1 <= bits <= 32:
+        raise ValueError(f"bits must be in 1..32, not {bits}")
 
 
 def _block(bits: int) -> tuple[int, int]:

@@ -13,11 +13,13 @@ def read(data: bytes) -> tuple[dict, dict[str, np.ndarray]]:
     (length,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + length])
     content = json.loads(header.pop("__metadata__")["qbench"])
-    if hashlib.sha256(data[:-32]).digest() != data[-32:] or content["format"] != 1:
+    if hashlib.sha256(data[:-32]).digest() != data[-32:] or content["format"] not in (1, 2):
         raise ValueError("damaged, or another format")
     arrays = {name: _array(data[8 + length :], entry) for name, entry in header.items()}
     names = {name.split(":", 1)[1] for name in arrays if ":" in name}
     specs = content.get("tensors", {})
+    if (content["format"] == 2) != any(".ans:" in name for name in arrays):
+        raise ValueError("format 2 means that an array is coded")
     return content, {name: _decode(name, specs.get(name), arrays) for name in sorted(names)}
 
 
@@ -34,6 +36,35 @@ def _unpack(packed: np.ndarray, bits: int, count: int, offset: int) -> np.ndarra
     return stream.astype(np.int64) @ (1 << np.arange(bits)) + offset
 
 
+def _integers(arrays: dict, part: str, name: str, bits: int, count: int, offset: int) -> np.ndarray:
+    """The values of an array, whether it is packed or entropy-coded."""
+    if f"{part}:{name}" in arrays:
+        return _unpack(arrays[f"{part}:{name}"], bits, count, offset)
+    return _entropy_decoded(arrays[f"{part}.ans:{name}"].tobytes(), count) + offset
+
+
+def _entropy_decoded(data: bytes, count: int) -> np.ndarray:
+    t, first, last = struct.unpack_from("<BHH", data)
+    table_bytes = -(-(last + 1) * t // 8)
+    weights = _unpack(np.frombuffer(data[5 : 5 + table_bytes], np.uint8), t, last + 1, 0)
+    total, running, slots = int(sum(weights)), 0, [0]
+    for i, weight in enumerate(weights, 1):
+        running += int(weight)
+        slots.append(i + running * (2**24 - len(weights)) // total)
+    *words, low, high = struct.unpack(f"<{(len(data) - 5 - table_bytes) // 4}I", data[5 + table_bytes :])
+    x, values = high << 32 | low, []
+    for _ in range(count):
+        q = x % 2**24
+        i = max(i for i, begin in enumerate(slots[:-1]) if begin <= q)
+        values.append(first + i)
+        x = (x >> 24) * (slots[i + 1] - slots[i]) + q - slots[i]
+        if x < 2**32:
+            x = x << 32 | words.pop()
+    if x != 2**32 or words:
+        raise ValueError("damaged coding")
+    return np.array(values, np.int64)
+
+
 def _decode(name: str, spec: dict | None, arrays: dict, shape: list | None = None) -> np.ndarray:
     if spec is None:
         return arrays[f"float:{name}"].astype(np.float32)
@@ -47,11 +78,11 @@ def _decode(name: str, spec: dict | None, arrays: dict, shape: list | None = Non
         if table is None:
             inner = content["centroids"]["affine"]
             table = _affine(f":{name}", inner, arrays, inner["shape"], "centroids.")
-        indices = _unpack(arrays[f"indices:{name}"], content["bits"], count, 0).reshape(shape)
+        indices = _integers(arrays, "indices", name, content["bits"], count, 0).reshape(shape)
         if "axis" not in content:
             return table.astype(np.float32)[indices]
         return np.stack([row.astype(np.float32)[i] for row, i in zip(table, indices, strict=True)])
-    mask = _unpack(arrays[f"mask:{name}"], 1, count, 0).astype(bool)
+    mask = _integers(arrays, "mask", name, 1, count, 0).astype(bool)
     dense = np.zeros(count, np.float32)
     dense[mask] = _decode(name, content.get("inner"), arrays, [int(mask.sum())])
     return dense.reshape(shape)
@@ -60,7 +91,7 @@ def _decode(name: str, spec: dict | None, arrays: dict, shape: list | None = Non
 def _affine(name: str, content: dict, arrays: dict, shape: list, prefix: str = "") -> np.ndarray:
     bits, scale = content["bits"], arrays[f"{prefix}scale{name}"]
     qmin = content.get("grid", [-(2 ** (bits - 1))])[0]
-    codes = _unpack(arrays[f"{prefix}codes{name}"], bits, math.prod(shape), qmin).reshape(shape)
+    codes = _integers(arrays, f"{prefix}codes", name[1:], bits, math.prod(shape), qmin).reshape(shape)
     zero = np.zeros(scale.shape, np.int64)
     if f"{prefix}zero{name}" in arrays:
         zero = _unpack(arrays[f"{prefix}zero{name}"], bits, scale.size, qmin).reshape(scale.shape)

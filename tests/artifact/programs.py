@@ -1,5 +1,7 @@
 """Small programs that between them use every encoding, and exact comparison of programs."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -96,6 +98,24 @@ def coded_program() -> Program:
     )
 
 
+def coding_program() -> Program:
+    """Weights that entropy coding makes smaller: skewed codes and indices, a mask of few ones, one value alone."""
+    generator = torch.Generator().manual_seed(5)
+    skewed = codebook((16, 24), 4, 16)
+    skewed.indices[torch.rand(16, 24, generator=generator) < 0.9] = 3
+    bell = affine((16, 24), 8, 0)
+    bell.codes.copy_((torch.randn(16, 24, generator=generator) * 3).round())
+    kept = torch.rand(16, 40, generator=generator) < 0.05
+    program = linear_program(
+        skewed=skewed,
+        bell=bell,
+        pruned=Sparse(kept, affine((int(kept.sum()),), 5, None, zero=True)),
+        same=Codebook(torch.full((8, 40), 15, dtype=torch.uint8), floats(16), 4),
+        even=affine((8, 40), 4, 0),
+    )
+    return replace(program, entropy_coding=True)
+
+
 def graph_program() -> Program:
     """Every op, float only, with branches and every attribute away from its default once."""
     pools = {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0), "ceil_mode": True}
@@ -144,6 +164,7 @@ def assert_same_encoding(a: Encoding, b: Encoding) -> None:
 def assert_same(a: Program, b: Program) -> None:
     """Equal in every value, type and bit."""
     assert (a.input_shape, a.nodes, a.provenance) == (b.input_shape, b.nodes, b.provenance)
+    assert a.entropy_coding == b.entropy_coding
     assert a.graph_digest() == b.graph_digest()
     assert set(a.tensors) == set(b.tensors)
     for name, encoding in a.tensors.items():

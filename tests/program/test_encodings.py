@@ -60,6 +60,14 @@ DECODED: dict[str, tuple[Encoding, Any]] = {
         affine(int32(0, 65535), 1.0, 1, bits=16, qmin=0, qmax=65535),
         [-1.0, 65534.0],
     ),
+    "affine 32 bit": (
+        affine(int32(-(2**31), 2**31 - 1), 0.5, 0, bits=32, qmin=-(2**31), qmax=2**31 - 1),
+        [-(2.0**30), 2.0**30],  # float32 has 24 bits: the upper end is rounded to a power of two
+    ),
+    "affine whose difference leaves int32": (
+        affine(int32(-(2**31)), 1.0, 2**30, bits=32, qmin=-(2**31), qmax=2**31 - 1),
+        [-3.0 * 2**30],
+    ),
     "codebook": (Codebook(indices([1, 0], [2, 1]), floats(-1.0, 0.0, 2.5), 2), [[0.0, -1.0], [2.5, 0.0]]),
     "codebook per channel": (
         Codebook(indices([1, 0], [0, 1]), floats([-1.0, 1.0], [5.0, 7.0]), 1, axis=0),
@@ -108,7 +116,11 @@ REFUSED: dict[str, tuple[Callable[[], Encoding], str]] = {
         r"scale \(2,\) and zero_point \(\) differ in shape",
     ),
     "no bits": (lambda: affine(int8(0), 1.0, 0, bits=0, qmin=0, qmax=0), r"the grid \[0, 0\] does not fit 0 bits"),
-    "seventeen bits": (lambda: affine(int8(0), 1.0, 0, bits=17), r"does not fit 17 bits"),
+    "thirty-three bits": (lambda: affine(int8(0), 1.0, 0, bits=33), r"does not fit 33 bits"),
+    "a grid beyond int32": (
+        lambda: affine(int32(0), 1.0, 0, bits=32, qmin=0, qmax=2**32 - 1),
+        r"the grid \[0, 4294967295\] does not fit 32 bits",
+    ),
     "a grid too wide": (lambda: affine(int8(0), 1.0, 0, bits=7), r"the grid \[-128, 127\] does not fit 7 bits"),
     "a grid turned round": (lambda: affine(int8(0), 1.0, 0, qmin=1, qmax=0), r"the grid \[1, 0\] does not fit"),
     "axis beyond the tensor": (lambda: affine(int8(0), [1.0], [0], axis=1), "axis 1 is outside a tensor of 1 axes"),

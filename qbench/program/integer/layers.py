@@ -1,0 +1,105 @@
+"""Integer weights and biases of convolutions and linear layers, and how far their sums can reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qbench.errors import MethodError
+from qbench.program.encodings import Affine, Codebook, Encoding, Float, Sparse
+from qbench.program.graph import Node, Program
+from qbench.program.integer.ops import Grid
+from qbench.quant.requantize import INT32_MAX, bias_scale, encode_bias
+
+LARGEST_BITS = 8  # of weights and activations: what int8 products take
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerLayer:
+    """A layer in integers.
+
+    Args:
+        weight: Codes minus their zero point, int16 [O, ...].
+        bias: int32 [O], less the input's zero point times the sum of the weights.
+        unit: What 1 in a sum stands for, float64 [O].
+    """
+
+    weight: Tensor
+    bias: Tensor
+    unit: Tensor
+
+
+def integer_layer(program: Program, node: Node, grid: Grid) -> IntegerLayer:
+    """The integers of a layer that reads codes of ``grid``.
+
+    Raises:
+        MethodError: The weights are no uniform codes of at most 8 bits with one scale per channel, or a sum could leave
+            int32; names the layer.
+    """
+    try:
+        codes, scale = integer_weight(program.tensors[f"{node.name}.weight"])
+    except ValueError as error:
+        raise MethodError(node.name, f"{error}; method=integer stores what integers alone can compute") from error
+    codes, scale, bias = _with_bias(program, node, grid, codes, scale)
+    flat = codes.flatten(1).to(torch.int64)
+    folded = bias.to(torch.int64) - grid.zero_point * flat.sum(1)
+    largest_code = max(abs(grid.qmin), abs(grid.qmax))
+    reach = int((flat.abs().sum(1) * largest_code + folded.abs()).max())  # of any partial sum, in any order
+    if reach > INT32_MAX:
+        raise MethodError(node.name, f"its sums could reach {reach}, beyond int32; use fewer weight_bits or act_bits")
+    return IntegerLayer(codes.to(torch.int16), folded.to(torch.int32), scale.double() * grid.scale)
+
+
+def _with_bias(program: Program, node: Node, grid: Grid, codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight codes and scale, and the bias in int32: as stored if it has the right unit, else rounded to it."""
+    stored = program.tensors.get(f"{node.name}.bias")
+    if stored is None:
+        return codes, scale, torch.zeros(len(codes), dtype=torch.int32)
+    if isinstance(stored, Affine) and stored.group_size is None and not bool(stored.zero_point.any()):
+        ready = torch.equal(stored.scale.expand(len(codes)), bias_scale(grid.scale, scale))
+        if ready:
+            return codes, scale, stored.codes.to(torch.int32)
+    bias, codes, scale = encode_bias(stored.decode(), grid.scale, codes, scale)
+    return codes, scale, bias
+
+
+def integer_weight(encoding: Encoding) -> tuple[Tensor, Tensor]:
+    """Codes minus their zero point, int32 [C, ...], and the scale of each channel, float32 [C].
+
+    Raises:
+        ValueError: The encoding is not a uniform grid of at most 8 bits with one scale per channel or tensor.
+    """
+    if isinstance(encoding, Float):
+        raise ValueError("its weights are floats")
+    if isinstance(encoding, Sparse):
+        kept, scale = _centred(encoding.inner)
+        if scale.dim():
+            raise ValueError("its kept weights have a scale each")
+        codes = torch.zeros(encoding.shape, dtype=torch.int32)
+        codes[encoding.mask] = kept
+    else:
+        codes, scale = _centred(encoding)
+    return codes, scale.expand(len(codes)).clone()
+
+
+def _centred(encoding: Float | Affine | Codebook) -> tuple[Tensor, Tensor]:
+    """Codes minus zero point and scale, [] or [C]."""
+    if isinstance(encoding, Float):
+        raise ValueError("its weights are floats")
+    if isinstance(encoding, Codebook):
+        if isinstance(encoding.centroids, Float):
+            raise ValueError("its centroids are floats")
+        table, scale = _centred(encoding.centroids)
+        if encoding.axis is None:
+            if scale.dim():
+                raise ValueError("its centroids have a scale each")
+            return table[encoding.indices.long()], scale
+        rows = encoding.indices.flatten(1).long()
+        return table.gather(1, rows).reshape(encoding.shape), scale
+    if encoding.bits > LARGEST_BITS:
+        raise ValueError(f"its weights have {encoding.bits} bits, more than {LARGEST_BITS}")
+    if encoding.group_size is not None or encoding.axis not in (None, 0):
+        raise ValueError("its weights have several scales per channel")
+    return encoding.codes.to(torch.int32) - encoding.broadcast(encoding.zero_point), encoding.scale
