@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from qbench.data.base import Dataset, ImageSet, TrainingData
 from qbench.data.splits import fit_images, limit_images, split_training
 from qbench.errors import ConfigError
 from qbench.models.build import build_model
+from qbench.steps import TARGET, is_step, undescribed
 
 
 def instantiate(group: str, choice: Choice) -> Any:
@@ -24,15 +25,24 @@ def instantiate(group: str, choice: Choice) -> Any:
     Raises:
         ConfigError: The target cannot be imported or does not take the parameters; names the group and the target.
     """
-    module_name, _, attribute = choice.target.rpartition(".")
+    return _built(f"{group}={choice.name}", choice.target, choice.params)
+
+
+def _built(where: str, target: str, params: Mapping[str, Any]) -> Any:
+    """Build the steps among the parameters, then the target itself."""
+    built = {
+        name: _built(f"{where} {name}", value[TARGET], undescribed(value)) if is_step(value) else value
+        for name, value in params.items()
+    }
+    module_name, _, attribute = target.rpartition(".")
     try:
-        target = getattr(importlib.import_module(module_name), attribute)
+        made = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{group}={choice.name}: cannot import _target_ {choice.target!r}: {error}") from error
+        raise ConfigError(f"{where}: cannot import _target_ {target!r}: {error}") from error
     try:
-        return target(**choice.params)
+        return made(**built)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{group}={choice.name}: {choice.target}: {error}") from error
+        raise ConfigError(f"{where}: {target}: {error}") from error
 
 
 def load_training_data(config: RunConfig) -> TrainingData:

@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from qbench.errors import ConfigError
+from qbench.steps import DESCRIPTIVE as DESCRIPTIVE  # named here for those that read YAML files
 
 GROUPS = ("dataset", "model", "method", "train", "runtime", "measure", "experiment")
-# keys of a group's YAML that describe it; every other key is a parameter of what ``_target_`` names
-DESCRIPTIVE = frozenset({"_target_", "summary", "limits"})
 COMMON = {
     "dataset": frozenset({"images", "augment", "validation_fraction", "calibration_images", "split_seed"})
     | frozenset({"sources", "download_from", "fingerprint"}),
@@ -41,21 +40,45 @@ class Option:
     path: Path
 
     def load(self) -> dict[str, Any]:
-        """The YAML as plain data, interpolations unresolved.
+        """The YAML as plain data, interpolations unresolved, with the options it takes as steps filled in.
 
         Raises:
-            ConfigError: The file cannot be read or is not YAML; names it.
+            ConfigError: A file cannot be read or is not YAML; names it.
         """
-        try:
-            content = yaml.safe_load(self.path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{self.path}: not a readable YAML: {' '.join(str(error).split())}") from error
-        return content if isinstance(content, dict) else {}
+        content = _read(self.path)
+        if self.group == "experiment":
+            return content  # its defaults choose options of other groups
+        taken = {step: _merged(o.load(), content.pop(step, None) or {}) for step, o in self.taken().items()}
+        return {**taken, **{key: value for key, value in content.items() if key != "defaults"}}  # in Hydra's order
+
+    def taken(self) -> dict[str, Option]:
+        """The options of the group that this one takes as steps (``defaults: [OPTION@STEP]``), by step."""
+        entries = [str(entry).partition("@") for entry in _read(self.path).get("defaults") or []]
+        return {step: self._beside(name) for name, at, step in entries if at}
+
+    def _beside(self, name: str) -> Option:
+        """Another option of the group: from the same folder, or one of qbench's."""
+        path = self.path.with_name(f"{name}.yaml")
+        return Option(self.group, name, path if path.exists() else builtin_configs() / self.group / path.name)
 
     def parameters(self) -> dict[str, Any]:
         """The parameters and their defaults, without what only describes the option."""
         hidden = DESCRIPTIVE | COMMON.get(self.group, frozenset())
         return {key: value for key, value in self.load().items() if key not in hidden}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML: {' '.join(str(error).split())}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with what ``changed`` says; mappings are merged, as Hydra does it."""
+    both = {key: value for key, value in changed.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
+    return {**base, **changed, **{key: _merged(base[key], value) for key, value in both.items()}}
 
 
 def options(group: str, extra: Path | None = None) -> dict[str, Option]:

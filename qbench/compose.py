@@ -27,6 +27,7 @@ from qbench.config import RunConfig
 from qbench.errors import ConfigError
 from qbench.refusals import choice_problem, environment_problems, key_problem, shorthand_problems, value_problems
 from qbench.resolve import baseline_method, resolve
+from qbench.steps import find
 
 __all__ = ["Cell", "baseline_method", "compose_cells"]
 NO_VALUES: Mapping[str, Any] = MappingProxyType({})
@@ -151,7 +152,7 @@ def _compose_cell(
     if problems or here:
         return replace(unrun, skipped="; ".join(here), facts=_facts(composed)), problems
     config, notes = resolve(composed, defaults)
-    if composed["act_bits"] is not None and "act_bits" not in composed["method"] and not multirun:
+    if composed["act_bits"] is not None and find(composed["method"], "act_bits") is None and not multirun:
         name = config.method.name
         problems.append(f"act_bits={composed['act_bits']}: method={name} quantizes weights only; leave act_bits out.")
     return replace(unrun, config=config, notes=notes), problems

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qbench import steps
+
 
 @dataclass(frozen=True)
 class Choice:
-    """One option of a config group: the dotted ``target`` to build and its flat parameters.
+    """One option of a config group: the dotted ``target`` to build and its parameters.
+
+    The parameters are flat, but for the steps of a pipeline (:mod:`qbench.steps`).
 
     ``variant`` names, for people, the parameters (bits aside) that are not the YAML's defaults.
     """
@@ -22,17 +26,27 @@ class Choice:
 
     def identity(self) -> dict[str, Any]:
         """What a content key needs to know: the target and its parameters, not the name of the YAML."""
-        return {"target": self.target, "params": dict(self.params)}
+        order = list(steps.steps(self.params))  # a key is made of sorted mappings, and would not tell it
+        return {"target": self.target, "params": dict(self.params), **({"steps": order} if order else {})}
 
     def bits(self, parameter: str) -> int | None:
         """A bit-width among the parameters; None where it is null or there is none of that name."""
-        value = self.params.get(parameter)
+        value = self._parameter(parameter)
         return None if value is None else int(value)
+
+    def _parameter(self, name: str) -> Any:
+        key = steps.find(self.params, name)
+        return None if key is None else steps.flat(self.params)[key]
+
+    @property
+    def act_bits(self) -> int | None:
+        """The activation bit-width; None where there is none or ``activations`` is none."""
+        return None if self._parameter("activations") == "none" else self.bits("act_bits")
 
     @property
     def title(self) -> str:
         """How people tell it from its other settings: ``kmeans granularity=per_channel w4``."""
-        bits = bits_label(self.bits("weight_bits"), self.bits("act_bits"))
+        bits = bits_label(self.bits("weight_bits"), self.act_bits)
         return " ".join(filter(None, [self.name, self.variant, bits]))
 
 
@@ -152,7 +166,7 @@ class RunConfig:
     @property
     def act_bits(self) -> int | None:
         """The activation bit-width asked of the method; None where activations stay float."""
-        return self.method.bits("act_bits")
+        return self.method.act_bits
 
 
 def bits_label(weight_bits: int | None, act_bits: int | None) -> str:

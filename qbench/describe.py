@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qbench.catalog import GROUPS, Option, nearest, options
+from qbench.catalog import DESCRIPTIVE, GROUPS, Option, nearest, options
 from qbench.console import make_console
 from qbench.errors import ArtifactError, ConfigError
 from qbench.limits import describe
+from qbench.steps import flat, flat_limits
+
+if TYPE_CHECKING:
+    from qbench.program.encodings import Encoding
 
 PLURALS = {f"{group}s": group for group in GROUPS} | {"runtimes": "runtime"}
 
@@ -112,33 +116,84 @@ def _print_artifact(console: Console, path: Path, baseline: Path | None) -> None
         table.add_column(heading, no_wrap=True)
     for heading in ("bits", "bytes", "MACs", *(["SQNR dB"] if sqnr else [])):
         table.add_column(heading, justify="right")
+    octal_notation = program.provenance.get("notation") == "octal"
+    if octal_notation:
+        table.add_column("first codes", no_wrap=True)
     for node in program.layers():
         tensor = stored[f"{node.name}.weight"]
         shape = "x".join(str(size) for size in tensor.shape)
         cells = [node.name, node.op, shape, tensor.encoding, str(tensor.bits), f"{tensor.bytes:,}"]
         cells.append(f"{operations[node.name]:,}")
-        table.add_row(*cells, *([f"{sqnr.get(node.name, float('nan')):.1f}"] if sqnr else []))
+        cells += [f"{sqnr.get(node.name, float('nan')):.1f}"] if sqnr else []
+        table.add_row(*cells, *([_first_octals(program.tensors[tensor.name])] if octal_notation else []))
     console.print(table)
     made = program.provenance
+    if "sensitivity" in made:
+        console.print(_sensitivity_table(made["sensitivity"]))
     facts = {
-        "made by": " ".join([str(made.get("method", "?")), *_settings(made.get("params") or {})]),
+        "made by": " ".join([str(made.get("method", "?")), *_settings(flat(made.get("params") or {}))]),
         "network": f"{made.get('model', '?')} on {made.get('dataset', '?')}, input {program.input_shape}",
         "operations": f"{macs(program):,} MACs, {bops(program):,} BOPs per image",
         "parameters": f"{num_parameters(program):,}",
         "activations": f"{len(program.edges)} quantized edges" if program.edges else "float",
         "bytes": f"{sizes.size_bytes:,} = codes {sizes.codes_bytes:,} + codebooks {sizes.codebooks_bytes:,} + "
         f"scales {sizes.scales_bytes:,} + floats {sizes.floats_bytes:,} + masks {sizes.masks_bytes:,} + "
-        f"container {sizes.container_bytes:,}; theoretical {sizes.theoretical_bits / 8:,.1f}",
+        f"container {sizes.container_bytes:,}; theoretical {sizes.theoretical_bits / 8:,.1f}"
+        + (f"; {sizes.fixed_width_bytes:,} without entropy coding" if program.entropy_coding else ""),
     }
     for name, text in facts.items():
         console.print(f"{name:<12}{text}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _first_octals(encoding: Encoding) -> str:
+    """The first codes of a tensor as octal text."""
+    from qbench.program.encodings import Affine
+    from qbench.quant.octal import octal
+
+    return " ".join(map(octal, encoding.codes.flatten()[:3].tolist())) if isinstance(encoding, Affine) else ""
+
+
+def _sensitivity_table(measured: Mapping[str, Any]) -> Table:
+    """What mixed precision was decided by: every option of every layer, the chosen one marked."""
+    columns = list(dict.fromkeys((kind, bits) for row in measured["layers"] for kind, bits, _, _ in row["options"]))
+    title = f"sensitivity ({measured['kind']}) of each layer alone; * chosen"
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
+    table.add_column("layer", no_wrap=True)
+    for kind, bits in columns:
+        table.add_column(f"{kind} {bits}", justify="right", no_wrap=True)
+    for row in measured["layers"]:
+        cells = dict.fromkeys(columns, "")
+        for index, (kind, bits, _, harm) in enumerate(row["options"]):
+            cells[kind, bits] = f"{harm:.2g}" + ("*" if index == row["chosen"] else "")
+        table.add_row(escape(row["layer"]), *cells.values())
+    return table
+
+
 def _parameters(option: Option, content: dict[str, Any]) -> str:
-    limits = content.get("limits") or {}
-    parameters = option.parameters()
+    if option.group == "experiment":
+        return "\n".join(_settings(_chosen(content)))
+    limits = flat_limits(content)
+    parameters = flat(option.parameters())
     allowed = [f" ({describe(limits[name])})" if name in limits else "" for name in parameters]
     return "\n".join(text + limit for text, limit in zip(_settings(parameters), allowed))
+
+
+def _chosen(experiment: dict[str, Any]) -> dict[str, Any]:
+    """What an experiment sets, as overrides: its options of other groups, then single keys."""
+    found: dict[str, Any] = {}
+    for entry in experiment.get("defaults") or []:
+        if isinstance(entry, dict):
+            found.update({key.removeprefix("override ").strip("/"): value for key, value in entry.items()})
+
+    def flatten(prefix: str, content: Mapping[str, Any]) -> None:
+        for key, value in content.items():
+            if isinstance(value, Mapping):
+                flatten(f"{prefix}{key}.", value)
+            else:
+                found[f"{prefix}{key}"] = value
+
+    flatten("", {key: value for key, value in experiment.items() if key not in ("defaults", *DESCRIPTIVE)})
+    return found
 
 
 def _settings(parameters: Mapping[str, Any]) -> list[str]:

@@ -98,7 +98,8 @@ def problems_in(
 def _allowed(limit: Any, default: Any, of: str, *, nullable: bool = False) -> str:
     whose = f" for {of}" if of else ""
     if limit is None:
-        return f"{_NAMES.get(type(default), 'another type')} is needed{whose}, like {_text(default)}."
+        example = "" if isinstance(default, dict) and default else f", like {_text(default)}"
+        return f"{_NAMES.get(type(default), 'another type')} is needed{whose}{example}."
     many = "a list of " if isinstance(default, list) else ""
     return f"allowed{whose}: {many}{describe(limit)}" + (", or null" if nullable else "") + "."
 

@@ -15,6 +15,7 @@ from qbench.catalog import DESCRIPTIVE, FIXED, GROUPS, nearest
 from qbench.config import AugmentConfig, MeasureConfig, TrainConfig
 from qbench.data.presence import check_presence
 from qbench.limits import problem_with, problems_in
+from qbench.steps import find, flat, flat_limits
 
 SHORTHANDS = {"bits": "weight_bits", "act_bits": "act_bits"}  # key of a run -> parameter of its method
 BUILT = ("dataset", "model", "method", "runtime")  # groups whose options name what to build
@@ -53,7 +54,7 @@ def key_problem(key: str, defaults: Mapping[str, Any], value: Any = None) -> str
 
 def value_problems(composed: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """Values outside their limits, in any group and at the top, shorthands aside."""
-    shorthands = {short for short, key in SHORTHANDS.items() if key in composed["method"]}
+    shorthands = {short for short, key in SHORTHANDS.items() if find(composed["method"], key)}
     top = {key: value for key, value in composed.items() if key not in {*GROUPS, *shorthands, "choices"}}
     found = problems_in("", top, defaults)
     for group in GROUPS[:-1]:
@@ -76,15 +77,15 @@ def shorthand_problems(
     """
     always: list[str] = []
     here: list[str] = []
-    method, own = composed["method"], defaults["method"]
-    for short, key in SHORTHANDS.items():
-        value = composed[short]
-        if value is None or key not in method:
+    method, own = flat(composed["method"]), flat(defaults["method"])
+    for short, name in SHORTHANDS.items():
+        value, key = composed[short], find(composed["method"], name)
+        if value is None or key is None:
             continue
         if given.get(f"method.{key}", value) != value:
             always.append(f"{short}={value} and method.{key}={method[key]} contradict each other; give one of them.")
         of = f"method={composed['choices']['method']}"
-        text = problem_with(short, value, own[key], (own.get("limits") or {}).get(key), of)
+        text = problem_with(short, value, own[key], flat_limits(defaults["method"]).get(key), of)
         anywhere = problem_with(short, value, None, (defaults.get("limits") or {}).get(short))
         if anywhere is not None:
             always.append(text or anywhere)

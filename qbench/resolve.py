@@ -8,6 +8,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from qbench import steps
 from qbench.catalog import COMMON, DESCRIPTIVE, options
 from qbench.config import AugmentConfig, Choice, DatasetConfig, MeasureConfig, ModelConfig, RunConfig, TrainConfig
 from qbench.machine import physical_cores
@@ -27,8 +28,7 @@ def resolve(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
     method, notes = _method(container, defaults["method"])
     tiny = bool(container["tiny"])
     if tiny:
-        shrunk = {k: min(method.params[k], v) for k, v in TINY_METHOD.items() if method.params.get(k) is not None}
-        method = replace(method, params={**method.params, **shrunk})
+        method = replace(method, params=_shrunk(method.params))
     train = _train(container)
     data = {**asdict(DatasetConfig(Choice("", ""))), **container["dataset"]}
     limit_train, limit_test = container["limit_train"], container["limit_test"]
@@ -103,12 +103,24 @@ def _method(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
     for short, key in SHORTHANDS.items():
         if container[short] is None:
             continue
-        if key in params:
-            params[key] = container[short]
+        if (found := steps.find(params, key)) is not None:
+            params = steps.with_value(params, found, container[short])
         else:
-            notes.append(f"{short}={container[short]} does not apply to method={choice.name} and is ignored")
-    changed = [f"{k}={v}" for k, v in params.items() if k not in SHORTHANDS.values() and v != defaults.get(k)]
+            notes.append(f"{short} does not apply to method={choice.name} and is ignored")
+    bits = {steps.find(params, key) for key in SHORTHANDS.values()}
+    usual = steps.flat(defaults)
+    changed = [f"{k}={v}" for k, v in steps.flat(params).items() if k not in bits and v != usual.get(k)]
     return replace(choice, params=params, variant=" ".join(changed)), tuple(notes)
+
+
+def _shrunk(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a method, and of its steps, with those of TINY_METHOD bounded."""
+    found = dict(params)
+    for key, value in steps.flat(params).items():
+        bound = TINY_METHOD.get(key.rpartition(".")[2])
+        if bound is not None and value is not None:
+            found = steps.with_value(found, key, min(value, bound))
+    return found
 
 
 def _train(container: Mapping[str, Any]) -> TrainConfig:
@@ -126,4 +138,4 @@ def _choice(group: str, container: Mapping[str, Any]) -> Choice:
 
 def _target_and_params(group: str, content: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     hidden = DESCRIPTIVE | COMMON.get(group, frozenset())
-    return str(content["_target_"]), {k: v for k, v in content.items() if k not in hidden}
+    return str(content["_target_"]), steps.undescribed({k: v for k, v in content.items() if k not in hidden})

@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from qbench.catalog import COMMON, DESCRIPTIVE, GROUPS, builtin_configs, options
 from qbench.config import MeasureConfig, RunConfig, TrainConfig
 from qbench.limits import problem_with
+from qbench.steps import flat, flat_limits, steps
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(FOLDER.rglob("*.yaml"))
@@ -31,7 +32,10 @@ def shown(path: Path) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
+    """The YAML; of a pipeline, with the steps it takes from other files."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.parent.name in GROUPS and path.parent.name != "experiment" and "defaults" in content:
+        return options(path.parent.name)[path.stem].load()
     assert isinstance(content, dict), f"{path} is not a mapping"
     return content
 
@@ -87,6 +91,9 @@ def test_limits_speak_of_keys_and_admit_the_defaults(path: Path) -> None:
             continue  # off, or taken from elsewhere
         assert within(value, limit), f"{key}={value} against {limit}"
         assert problem_with(key, value, value, limit) is None
+    for key, limit in flat_limits(content).items():
+        value = flat(content)[key] if "." in key and key in flat(content) else None
+        assert value is None or within(value, limit), f"{key}={value} against {limit}"
 
 
 @pytest.mark.parametrize("path", [FOLDER / "config.yaml", *OPTIONS], ids=shown)
@@ -112,7 +119,8 @@ def test_target_is_there_and_takes_the_parameters(path: Path) -> None:
     module, _, name = content["_target_"].rpartition(".")
     assert module.startswith("qbench.")
     accepted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    assert settable(content, path.parent.name) <= set(accepted)
+    assert settable(content, path.parent.name) - set(steps(content)) <= set(accepted)
+    assert not steps(content) or "steps" in accepted
 
 
 @pytest.mark.parametrize("path", [path for path in OPTIONS if path not in BUILT], ids=shown)

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import safetensors
+from torch import Tensor
 
 from qbench.artifact import checks, container, header
 from qbench.artifact.tensors import parts
@@ -23,8 +24,16 @@ def to_bytes(program: Program) -> bytes:
             provenance that is not JSON ...); the message names it.
     """
     checks.check_program(program)
-    arrays = {part.name: part.stored() for key, encoding in program.tensors.items() for part in parts(key, encoding)}
-    return container.join(header.write(program), arrays)
+    arrays: dict[str, Tensor] = {}
+    any_coded = False
+    for key, encoding in program.tensors.items():
+        for part in parts(key, encoding):
+            coded = part.coded() if program.entropy_coding else None
+            if coded is None:
+                arrays[part.name] = part.stored()
+            else:
+                arrays[part.coded_name], any_coded = coded, True
+    return container.join(header.write(program, any_coded), arrays)
 
 
 def from_bytes(data: bytes, name: str) -> Program:
@@ -37,6 +46,11 @@ def from_bytes(data: bytes, name: str) -> Program:
     Raises:
         ArtifactError: the content is truncated, altered, foreign, inconsistent, or from a newer qbench.
     """
+    return open_up(data, name)[0]
+
+
+def open_up(data: bytes, name: str) -> tuple[Program, dict[str, int]]:
+    """As :func:`from_bytes`; returns the length in bytes of each array as well."""
     try:
         text, arrays = container.split(data)
         content = header.parse(text)
@@ -49,7 +63,7 @@ def from_bytes(data: bytes, name: str) -> Program:
     except safetensors.SafetensorError as error:
         raise ArtifactError(f"{name}: its arrays do not add up: {error}") from error
     try:
-        return header.build(content, arrays)
+        return header.build(content, arrays), {key: array.nbytes for key, array in arrays.items()}
     except (ValueError, OverflowError) as error:
         raise ArtifactError(f"{name}: invalid content: {error}") from error
     except (MemoryError, RuntimeError) as error:  # torch reports a failed allocation as RuntimeError

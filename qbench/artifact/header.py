@@ -13,17 +13,22 @@ from qbench.artifact.tensors import Reader, spec
 from qbench.program.encodings import Encoding
 from qbench.program.graph import OPS, EdgeSpec, Node, Program
 
-FORMAT = 1  # the version this module writes, and the newest it reads
+PLAIN, CODED = 1, 2  # the versions: without and with entropy-coded arrays
+FORMAT = CODED  # the newest version read here
 
 
-def write(program: Program) -> str:
+def write(program: Program, coded: bool = False) -> str:
     """Make the canonical JSON of everything about a (checked) program that the arrays do not say.
+
+    Args:
+        program: What is written.
+        coded: Whether an array is entropy-coded.
 
     Raises:
         ValueError: the provenance holds something that JSON does not.
     """
     content: dict[str, Any] = {
-        "format": FORMAT,
+        "format": CODED if coded else PLAIN,
         "graph": {"input": list(program.input_shape), "nodes": _write_nodes(program)},
         "tensors": {
             key: described for key, encoding in program.tensors.items() if (described := spec(encoding)) is not None
@@ -57,12 +62,14 @@ def build(content: Mapping[str, Any], arrays: dict[str, Tensor]) -> Program:
     graph = fields.object_of(content["graph"], "the graph", ["input", "nodes"])
     input_shape = fields.shape(fields.array(graph["input"], "the input shape", 3, 3), "the input shape")
     nodes = _read_nodes(fields.array(graph["nodes"], "the nodes", 1))
+    reader = Reader(arrays, coded=content["format"] == CODED)
     program = Program(
         input_shape=(input_shape[0], input_shape[1], input_shape[2]),
         nodes=nodes,
-        tensors=_read_tensors(nodes, fields.mapping(content.get("tensors", {}), "tensors"), arrays),
+        tensors=_read_tensors(nodes, fields.mapping(content.get("tensors", {}), "tensors"), reader),
         edges=_read_edges(nodes, fields.mapping(content.get("edges", {}), "edges")),
         provenance=fields.mapping(content.get("provenance", {}), "provenance"),
+        entropy_coding=content["format"] == CODED,
     )
     check_program(program)
     return program
@@ -105,9 +112,8 @@ def _read_nodes(written: list[Any]) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
-def _read_tensors(nodes: tuple[Node, ...], specs: dict[str, Any], arrays: dict[str, Tensor]) -> dict[str, Encoding]:
+def _read_tensors(nodes: tuple[Node, ...], specs: dict[str, Any], reader: Reader) -> dict[str, Encoding]:
     """Read every tensor of every node, in execution order; specs and arrays that no node asks for are refused."""
-    reader = Reader(arrays)
     remaining = dict(specs)
     tensors: dict[str, Encoding] = {}
     for node in nodes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qbench.artifact.files import from_bytes, read
+from qbench.artifact.files import open_up, read, to_bytes
 from qbench.artifact.tensors import parts
 from qbench.program.encodings import Encoding, Sparse
 
@@ -39,14 +39,16 @@ class SizeReport:
 
     Args:
         size_bytes: Length of the file.
-        codes_bytes: Affine codes and codebook indices, packed.
+        codes_bytes: Affine codes and codebook indices, packed or entropy-coded.
         codebooks_bytes: Centroids, with their scales where they are quantized themselves.
         scales_bytes: Scales and zero points of affine tensors.
         floats_bytes: Float tensors: biases, batch norm, weights left alone.
-        masks_bytes: Masks of sparse tensors, one bit per element.
+        masks_bytes: Masks of sparse tensors, one bit per element or entropy-coded.
         container_bytes: The header and the checksum.
-        theoretical_bits: Bits of all values above at their own width, without padding and without container.
+        theoretical_bits: Bits of all values above at their own width (coded ones at their coded size), without
+            padding and without container.
         tensors: One entry per stored tensor, in execution order.
+        fixed_width_bytes: Length the file would have without entropy coding; no part of the sum.
     """
 
     size_bytes: int
@@ -58,6 +60,7 @@ class SizeReport:
     container_bytes: int
     theoretical_bits: int
     tensors: tuple[TensorSize, ...]
+    fixed_width_bytes: int
 
 
 def size_report(source: Path | bytes) -> SizeReport:
@@ -67,18 +70,21 @@ def size_report(source: Path | bytes) -> SizeReport:
         ArtifactError: as :func:`qbench.artifact.load`.
     """
     data = source if isinstance(source, bytes) else read(source)
-    program = from_bytes(data, "the artefact" if isinstance(source, bytes) else str(source))
+    program, lengths = open_up(data, "the artefact" if isinstance(source, bytes) else str(source))
     by_category: Counter[str] = Counter()
     tensors: list[TensorSize] = []
     exact_bits = 0
     for name, encoding in program.tensors.items():
         size = 0
         for part in parts(name, encoding):
-            by_category[part.category] += part.size_bytes
-            size += part.size_bytes
-            exact_bits += part.exact_bits
+            coded = lengths.get(part.coded_name)
+            stored = part.size_bytes if coded is None else coded
+            by_category[part.category] += stored
+            size += stored
+            exact_bits += part.exact_bits if coded is None else 8 * coded
         shape = tuple(encoding.shape)
         tensors.append(TensorSize(name, shape, _kind(encoding), encoding.bits, math.prod(shape), size))
+    fixed = to_bytes(replace(program, entropy_coding=False)) if program.entropy_coding else data
     return SizeReport(
         size_bytes=len(data),
         codes_bytes=by_category["codes"],
@@ -89,6 +95,7 @@ def size_report(source: Path | bytes) -> SizeReport:
         container_bytes=len(data) - by_category.total(),
         theoretical_bits=exact_bits,
         tensors=tuple(tensors),
+        fixed_width_bytes=len(fixed),
     )
 
 

@@ -1,25 +1,28 @@
 """Encodings to named arrays and back.
 
-Each stored tensor KEY (``features.0.weight``) becomes one or more arrays called PART:KEY. What the arrays do not say
-themselves is in its *spec*, a JSON object with the kind of encoding as its only key; a float tensor needs none.
+Each stored tensor KEY (``features.0.weight``) becomes one or more arrays called PART:KEY, or PART.ans:KEY where its
+content is entropy-coded. What the arrays do not say themselves is in its *spec*, a JSON object with the kind of
+encoding as its only key; a float tensor needs none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from qbench.artifact import fields
-from qbench.artifact.checks import GRID_LIMIT
+from qbench.artifact import coding, fields
+from qbench.artifact.checks import MOST_BITS, check_grid
 from qbench.program.encodings import FLOAT_BITS, Affine, Codebook, Encoding, Float, Sparse
 from qbench.quant import packing
 
 Category = Literal["codes", "codebooks", "scales", "floats", "masks"]
+CODED_PARTS = ("codes", "indices", "mask")  # what entropy coding may make smaller; all else is small
+CODED_BITS = 16  # the most bits of a value that is entropy-coded
 _CODE_DTYPES = {"int8": torch.int8, "int16": torch.int16, "int32": torch.int32}
 
 
@@ -42,6 +45,11 @@ class Part:
     offset: int = 0
 
     @property
+    def coded_name(self) -> str:
+        """The name of the array if it is entropy-coded."""
+        return coded_name(self.name)
+
+    @property
     def exact_bits(self) -> int:
         """Bits of the values alone, before the last byte is filled up."""
         return self.values.numel() * self.bits
@@ -57,6 +65,23 @@ class Part:
         if values.is_floating_point():
             return values.clone(memory_format=torch.contiguous_format)
         return packing.pack(values, self.bits, self.offset)
+
+    def coded(self) -> Tensor | None:
+        """Return the entropy-coded array, uint8; None where it would be no smaller or is never coded."""
+        if not may_be_coded(self.name, self.bits):
+            return None
+        return coding.encode(self.values.detach().cpu(), self.bits, self.offset)
+
+
+def may_be_coded(name: str, bits: int) -> bool:
+    """Whether an array of this name and width may be entropy-coded."""
+    return name.partition(":")[0] in CODED_PARTS and bits <= CODED_BITS
+
+
+def coded_name(name: str) -> str:
+    """'codes.ans:KEY' for 'codes:KEY'."""
+    part, _, key = name.partition(":")
+    return f"{part}.ans:{key}"
 
 
 def parts(key: str, encoding: Encoding) -> Iterator[Part]:
@@ -113,19 +138,27 @@ def spec(encoding: Encoding, with_shape: bool = True) -> dict[str, Any] | None:
 
 
 class Reader:
-    """Rebuilds encodings from the arrays of a file, and knows in the end whether any array was left over."""
+    """Rebuilds encodings from the arrays of a file, and knows in the end whether any array was left over.
 
-    def __init__(self, arrays: dict[str, Tensor]) -> None:
+    Args:
+        arrays: By name.
+        coded: Whether some of them are entropy-coded.
+    """
+
+    def __init__(self, arrays: dict[str, Tensor], coded: bool = False) -> None:
         self._arrays = dict(arrays)
+        self._coded, self._num_coded = coded, 0
 
     def has_float(self, key: str) -> bool:
         """Whether ``key`` is stored as plain floats."""
         return f"float:{key}" in self._arrays
 
     def finish(self) -> None:
-        """Raise ValueError if an array belongs to no tensor."""
+        """Raise ValueError if an array belongs to no tensor, or entropy coding was announced in vain."""
         if self._arrays:
             raise ValueError(f"array {min(self._arrays)!r} belongs to no tensor")
+        if self._coded and not self._num_coded:
+            raise ValueError("no array is entropy-coded, though the format says so")
 
     def read(self, key: str, written: Any) -> Encoding:
         """Rebuild the encoding of one tensor from its spec, None for a float tensor.
@@ -171,10 +204,9 @@ class Reader:
         where = f"tensor {key!r}"
         content = fields.object_of(written, where, ["bits", *_shape_key(shape)], ["grid", "axis", "group", "dtype"])
         shape = shape or fields.shape(content["shape"], f"the shape of {where}")
-        bits = fields.integer(content["bits"], f"bits of {where}", 1, 16)
+        bits = fields.integer(content["bits"], f"bits of {where}", 1, MOST_BITS)
         grid = fields.array(content.get("grid", list(_signed_grid(bits))), f"the grid of {where}", 2, 2)
-        qmin = fields.integer(grid[0], f"qmin of {where}", -GRID_LIMIT, GRID_LIMIT)
-        qmax = fields.integer(grid[1], f"qmax of {where}", qmin, min(GRID_LIMIT, qmin + (1 << bits) - 1))
+        bits, qmin, qmax = check_grid(bits, grid[0], grid[1], where)
         dtype = _code_dtype(content, qmin, qmax, where)
         codes = self._packed(f"{prefix}codes:{key}", bits, shape, qmin, qmax).to(dtype)
         scale = self._floats(f"{prefix}scale:{key}", (torch.float32,))
@@ -200,9 +232,13 @@ class Reader:
         return values
 
     def _packed(self, name: str, bits: int, shape: tuple[int, ...], lowest: int, highest: int) -> Tensor:
-        """Take packed integers in [lowest, highest] as int32 of a shape; their length is checked before unpacking."""
+        """Take integers in [lowest, highest], packed or coded, as int32 of a shape; checked before memory is taken."""
+        unpack: Callable[[Tensor, int, int, int], Tensor] = packing.unpack
+        if self._coded and may_be_coded(name, bits) and coded_name(name) in self._arrays:
+            name, unpack = coded_name(name), coding.decode
+            self._num_coded += 1
         try:
-            values = packing.unpack(self._take(name), bits, math.prod(shape), lowest)
+            values = unpack(self._take(name), bits, math.prod(shape), lowest)
         except ValueError as error:
             raise ValueError(f"array {name!r}: {error}") from error
         if values.numel() and int(values.max()) > highest:

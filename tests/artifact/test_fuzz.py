@@ -14,7 +14,7 @@ from qbench.program.encodings import Sparse
 from qbench.program.graph import Program
 
 from .forging import close_up, open_up, redigest
-from .programs import affine, assert_same, codebook, coded_program, conv_program, linear_program, mask
+from .programs import affine, assert_same, codebook, coded_program, coding_program, conv_program, linear_program, mask
 
 ROUNDS = 3500  # files of each kind; four kinds
 VALUES: list[Any] = [
@@ -31,7 +31,7 @@ def originals() -> list[tuple[Program, bytes]]:
         b=codebook((2, 3), 2, 3, per_channel=True, snap=True),
         c=affine((2, 3), 11, 1, zero=True),
     )
-    programs = [conv_program(), coded_program(), third]
+    programs = [conv_program(), coded_program(), third, coding_program()]
     return [(program, to_bytes(program)) for program in programs]
 
 

@@ -62,8 +62,8 @@ FILES: dict[str, tuple[bytes, str]] = {
     "repeated key": (close_up('{"format":1,"format":1}', *open_up(CONV)[1:]), "the key 'format' appears twice"),
     "nesting bomb": (close_up("[" * 100_000, *open_up(CONV)[1:]), "nested too deeply"),
     "future": (
-        edited(CONV, lambda c: c.update(format=2, news={})),
-        r"written by a newer qbench \(format 2\); this one reads up to 1",
+        edited(CONV, lambda c: c.update(format=3, news={})),
+        r"written by a newer qbench \(format 3\); this one reads up to 2",
     ),
     "no version": (edited(CONV, lambda c: c.pop("format")), "the format version must be an integer"),
     "version true": (edited(CONV, lambda c: c.update(format=True)), "the format version must be an integer"),
@@ -127,10 +127,15 @@ EDITS: dict[str, tuple[bytes, Callable[[dict[str, Any]], object], str]] = {
     ),
     "no shape": (CONV, lambda c: _affine(c).pop("shape"), "tensor 'fc.weight' lacks 'shape'"),
     "other bits": (CONV, lambda c: _affine(c).update(bits=7, grid=[0, 100]), "24 packed bytes, expected 21"),
-    "bits 17": (
+    "bits 33": (
         CONV,
-        lambda c: _affine(c).update(bits=17),
-        r"bits of tensor 'fc.weight' must be an integer in \[1, 16\]",
+        lambda c: _affine(c).update(bits=33),
+        r"bits of tensor 'fc.weight' must be an integer in \[1, 32\]",
+    ),
+    "32 bits, unsigned": (
+        CONV,
+        lambda c: _affine(c).update(bits=32, grid=[0, 255]),
+        r"qmin of tensor 'fc.weight' must be an integer in \[-2147483648, -2147483648\]",
     ),
     "wide grid": (CONV, lambda c: _affine(c).update(grid=[0, 256]), "qmax of tensor 'fc.weight'"),
     "narrow grid": (

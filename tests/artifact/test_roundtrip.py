@@ -22,6 +22,7 @@ from .programs import (
     assert_same,
     codebook,
     coded_program,
+    coding_program,
     conv_program,
     floats,
     graph_program,
@@ -40,6 +41,8 @@ ENCODINGS: dict[str, Encoding] = {
     "transposed": Float(torch.arange(6.0).reshape(2, 3).t()),
     **{f"affine {bits} bit": affine((3, 5), bits, seed=bits) for bits in range(1, 17)},
     **{f"unsigned {bits} bit": affine((3, 5), bits, grid=(0, (1 << bits) - 1), zero=True) for bits in (1, 8, 16)},
+    **{f"affine {bits} bit": affine((3, 5), bits, seed=bits) for bits in (17, 31, 32)},
+    "32 bit with zero points": affine((3, 5), 32, zero=True),
     "per tensor": affine((3, 5), 8, None),
     "axis 1": affine((3, 5), 8, 1, zero=True),
     "narrow": affine((3, 5), 8, 0, grid=(-127, 127)),
@@ -66,6 +69,7 @@ ENCODINGS: dict[str, Encoding] = {
 PROGRAMS = {
     "conv": conv_program(),
     "coded": coded_program(),
+    "entropy-coded": coding_program(),
     "graph": graph_program(),
     **{name: linear_program(fc=encoding) for name, encoding in ENCODINGS.items()},
     "no tensors": Program((1, 1, 1), (Node("relu", "relu", ("input",)),), {}),
@@ -88,7 +92,7 @@ def test_an_independent_reader_decodes_the_same_values(program: Program) -> None
     assert content["graph"]["input"] == list(program.input_shape)
     assert set(decoded) == set(program.tensors)
     for name, encoding in program.tensors.items():
-        # Both multiply one float32 scale by one exactly representable integer, so even the last bit agrees.
+        # Both multiply one float32 scale by one integer, exact or (beyond 24 bits) rounded: even the last bit agrees.
         np.testing.assert_array_equal(decoded[name], encoding.decode().numpy())
 
 

@@ -51,6 +51,10 @@ UNWRITABLE = {
     "nan scale": (lambda: with_weight(scale=torch.tensor([1.0, math.nan, 1.0])), "not a finite number above 0"),
     "zero point off grid": (lambda: with_weight(zero_point=torch.tensor([0, 9, 0], dtype=torch.int32)), "zero points"),
     "grid far away": (lambda: linear_program(fc=affine((2, 2), 4, grid=(70000, 70010), zero=True)), "qmin of"),
+    "32 bits, beyond int32": (
+        lambda: with_weight(bits=32, qmin=0, qmax=15, codes=torch.zeros(3, 5, dtype=torch.int32)),
+        "qmin of tensor",
+    ),
     "huge group": (lambda: linear_program(fc=affine((2, 2), 4, group=10**9)), "out of proportion"),
     "index beyond K": (
         lambda: linear_program(fc=Codebook(torch.full((2, 2), 3, dtype=torch.uint8), floats(3), 2)),
@@ -90,6 +94,7 @@ UNWRITABLE = {
     "int key": (lambda: relu_with(provenance={"a": {1: 2}}), "provenance.a has the key 1"),
     "object": (lambda: relu_with(provenance={"a": Path("x")}), "provenance.a is a"),
     "edge bits": (lambda: edge(0, 0, 0, None, None), "bits of edge 'r'"),
+    "edge of 17 bits": (lambda: edge(17, 0, 16, None, None), r"bits of edge 'r' must be an integer in \[1, 16\]"),
     "edge grid": (lambda: edge(4, 0, 16, None, None), "qmax of edge 'r'"),
     "half static edge": (lambda: edge(4, 0, 15, 1.0, None), "only one of scale and zero point"),
     "negative edge scale": (lambda: edge(4, 0, 15, -1.0, 0), "scale of edge 'r' is -1.0"),

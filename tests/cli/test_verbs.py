@@ -288,9 +288,7 @@ plan
 │ score    │ linear w2              │ KEY │ to do │
 └──────────┴────────────────────────┴──────────────────┴───────┘
 6 cells: 4 distinct runs; 9 stages, 9 to do
-note: bits=8 does not apply to method=fp32 and is ignored
-note: bits=4 does not apply to method=fp32 and is ignored
-note: bits=2 does not apply to method=fp32 and is ignored
+note: bits does not apply to method=fp32 and is ignored
 """
 
 
