@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qbench.errors import MethodError
 from qbench.methods.base import require_one_of, require_within
+from qbench.methods.sparse import kept_values, with_kept
 from qbench.program.encodings import Affine, Encoding
 from qbench.program.graph import Program
 from qbench.quant.affine import ROUNDINGS, QParams, choose_qparams, integer_grid, quantize
@@ -56,10 +57,12 @@ class AffineWeights:
         changed: dict[str, Encoding] = {}
         for layer, bits in layers.items():
             if bits:
+                key = f"{layer}.weight"
+                before = program.tensors[key]  # of a pruned layer, what is kept is quantized
                 try:
-                    changed[f"{layer}.weight"] = self.encode(program.weight(layer), bits)
+                    changed[key] = with_kept(before, self.encode(kept_values(before), bits), key)
                 except ValueError as error:
-                    raise MethodError(f"{layer}.weight", str(error)) from error
+                    raise MethodError(key, str(error)) from error
         return program.with_tensors(changed)
 
     def encode(self, weight: Tensor, bits: int) -> Affine:

@@ -16,6 +16,7 @@ from qbench.config import Choice
 from qbench.methods.base import Context, Method, Tuning
 from qbench.program.graph import Program
 from qbench.program.trace import trace
+from qbench.training.objective import distillation_loss
 
 METHODS = options("method")
 IMAGE = (3, 8, 8)
@@ -102,9 +103,13 @@ def fine_tune(
     for step in range(total):
         if before_step is not None:
             before_step(step, total)
-        loss = nn.functional.cross_entropy(module(batches[step % len(batches)][0]), batches[step % len(batches)][1])
-        if teacher is not None:
-            loss = loss + 0.0 * teacher(batches[step % len(batches)][0]).sum()
+        pictures, labels = batches[step % len(batches)]
+        logits = module(pictures)
+        loss = nn.functional.cross_entropy(logits, labels)
+        if tuning.distillation > 0:
+            assert teacher is not None
+            distance = distillation_loss(logits, teacher(pictures).detach(), tuning.temperature)
+            loss = (1 - tuning.distillation) * loss + tuning.distillation * distance
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
