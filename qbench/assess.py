@@ -21,7 +21,7 @@ from qbench.measure.complexity import (
 )
 from qbench.measure.intervals import paired_difference, wilson_interval
 from qbench.measure.sqnr import sqnr_db, weight_sqnr
-from qbench.program.encodings import Float
+from qbench.program.encodings import Float, Sparse
 from qbench.program.graph import Program
 from qbench.program.transform import fold_batch_norm
 from qbench.record import Record
@@ -45,7 +45,7 @@ def assess(record: Record, trained: Path, own: Path, baseline: Path, own_score: 
     record = _with_accuracy(record, _predictions(own_score), _predictions(baseline_score))
     record = _with_size(record, sizes, (baseline / ARTIFACT).stat().st_size, program)
     record = _with_layers(record, program, reference, sizes)
-    return replace(record, warning=_warnings(record, program))
+    return replace(record, sensitivity=_sensitivity(program), warning=_warnings(record, program))
 
 
 def _predictions(folder: Path) -> Predictions:
@@ -79,6 +79,8 @@ def _with_size(record: Record, sizes: SizeReport, baseline_bytes: int, program: 
     weights = {f"{node.name}.weight" for node in program.layers()}
     stored = [tensor for tensor in sizes.tensors if tensor.name in weights]
     elements = sum(tensor.elements for tensor in stored)
+    masks = [encoding.mask for name in weights if isinstance(encoding := program.tensors[name], Sparse)]
+    removed = sum(mask.numel() - int(mask.sum()) for mask in masks)
     return replace(
         record,
         size_bytes=sizes.size_bytes,
@@ -94,6 +96,8 @@ def _with_size(record: Record, sizes: SizeReport, baseline_bytes: int, program: 
         bits_per_weight=8 * sum(tensor.bytes for tensor in stored) / elements if elements else None,
         parameters=num_parameters(program),
         effective_parameters=effective_parameters(sizes.size_bytes),
+        sparsity_percent=100.0 * removed / elements if masks else None,
+        fixed_width_bytes=sizes.fixed_width_bytes,
     )
 
 
@@ -146,6 +150,17 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def _sensitivity(program: Program) -> tuple[dict[str, Any], ...]:
+    """What a method that chooses per layer has measured, one row per layer and option."""
+    measured = program.provenance.get("sensitivity") or {"layers": []}
+    names = ("encoding", "bits", "bytes", "sensitivity")
+    return tuple(
+        {"layer": row["layer"], **dict(zip(names, option)), "chosen": index == row["chosen"]}
+        for row in measured["layers"]
+        for index, option in enumerate(row["options"])
+    )
+
+
 def _warnings(record: Record, program: Program) -> str | None:
     """What a reader should distrust about this row."""
     found = []
@@ -157,4 +172,5 @@ def _warnings(record: Record, program: Program) -> str | None:
     untouched = [node.name for node in program.layers() if isinstance(program.tensors[f"{node.name}.weight"], Float)]
     if compressed and untouched:
         found.append(f"left float: {', '.join(untouched)}")
+    found += program.provenance.get("warnings", [])  # what the method itself has to say
     return "; ".join(found) or None

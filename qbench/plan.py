@@ -21,8 +21,10 @@ from typing import Any
 from qbench.config import AugmentConfig, Choice, DatasetConfig, RunConfig, TrainConfig
 from qbench.files import file_sha256
 from qbench.machine import cpu_model
+from qbench.steps import TARGET, steps
 from qbench.store import Store, content_key
 
+TORCH = Choice("torch", "qbench.runtime.torch_runtime.TorchRuntime", {"channels_last": True})
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
 VERSIONS = {"train": 1, "quantize": 1, "score": 1, "profile": 1}
 
@@ -79,12 +81,13 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
         fields = {"train": train.key, "method": _identity(method), **calibration, **where}
         return planned("quantize", method.title, fields)
 
-    def score(made: PlannedStage) -> PlannedStage:
+    def score(made: PlannedStage, runtime: Choice) -> PlannedStage:
         data = {"dataset": _dataset_fields(config.dataset), "limit_test": config.limit_test}
-        fields = {"artefact": made.key, **data, "runtime": _identity(config.runtime), **where}
+        fields = {"artefact": made.key, **data, "runtime": _identity(runtime), **where}
         return planned("score", made.subject, fields)
 
     float_artefact, own_artefact = artefact(baseline), artefact(config.method)
+    float_runtime = baseline_runtime(config)
     profile = None
     if config.measure.latency or config.measure.memory:
         fields = {
@@ -95,15 +98,17 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
             "threads": config.threads,
             "machine": machine_fields(),
         }
+        if float_runtime != config.runtime:
+            fields["baseline_runtime"] = _identity(float_runtime)
         profile = planned("profile", config.method.title, fields)
-    own_score = score(own_artefact)
+    own_score = score(own_artefact, config.runtime)
     names = f"{config.dataset.choice.name} {config.model.choice.name} {config.method.name}"
     identity = [names, own_score.key, profile.key if profile else None]
     return Plan(
         train,
         float_artefact,
         own_artefact,
-        score(float_artefact),
+        score(float_artefact, float_runtime),
         own_score,
         profile,
         content_key("run", 1, identity)[:12],
@@ -113,6 +118,11 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
 def baseline_of(config: RunConfig, baseline: Choice) -> RunConfig:
     """The same run with the float method."""
     return replace(config, method=baseline)
+
+
+def baseline_runtime(config: RunConfig) -> Choice:
+    """What the float baseline is scored and timed on: PyTorch, with the run's own settings if it runs there itself."""
+    return config.runtime if config.runtime.target == TORCH.target else TORCH
 
 
 def machine_fields() -> dict[str, str]:
@@ -168,8 +178,9 @@ def _identity(choice: Choice) -> dict[str, Any]:
     identity = choice.identity()
     identity["params"] = {name: value for name, value in choice.params.items() if name not in WHEREABOUTS}
     foreign = {}
-    for name, value in {"": choice.target, **choice.params}.items():
-        dotted = name in ("", "target") and isinstance(value, str) and "." in value and not value.startswith("qbench.")
+    named = [choice.target, choice.params.get("target"), *(step[TARGET] for step in steps(choice.params).values())]
+    for value in named:
+        dotted = isinstance(value, str) and "." in value and not value.startswith("qbench.")
         if dotted and (source := _source_of(value.rpartition(".")[0])) is not None:
             foreign[value] = file_sha256(source)
     return {**identity, "source": foreign} if foreign else identity

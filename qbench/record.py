@@ -27,6 +27,9 @@ class Record:
 
     ``top1_low_percent``/``top1_high_percent`` and ``delta_low_points``/``delta_high_points`` are 95 % intervals over
     test images: Wilson's, and Tango's for the paired difference to the float baseline.
+    ``sparsity_percent`` is the share of the layers' weights that a mask removes, None where there is no mask;
+    ``fixed_width_bytes`` is what ``size_bytes`` would be without entropy coding.
+    ``sensitivity`` has one mapping per layer and option where the method measured one.
     ``latency`` has one mapping per batch size; the flat ``latency_*`` fields repeat the first of them.
     """
 
@@ -81,6 +84,7 @@ class Record:
     latency_ratio_low: float | None = None
     latency_ratio_high: float | None = None
     latency_kind: str | None = None
+    latency_baseline_runtime: str | None = None
     batch_size: int | None = None
     peak_memory_bytes: int | None = None
     peak_memory_baseline_bytes: int | None = None
@@ -92,11 +96,14 @@ class Record:
     latency: tuple[Mapping[str, Any], ...] = ()
     memory: Mapping[str, Any] | None = None
     layers: tuple[Mapping[str, Any], ...] = ()
+    sensitivity: tuple[Mapping[str, Any], ...] = ()
     history: tuple[Mapping[str, Any], ...] = ()
     stage_keys: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    sparsity_percent: float | None = None
+    fixed_width_bytes: int | None = None
 
     def save(self, folder: Path) -> Path:
         """Write ``folder/RUN_ID.json`` whole or not at all."""
@@ -129,7 +136,7 @@ def load_record(path: Path) -> Record:
         found = content["format"]
         if found != FORMAT:
             raise ValueError(f"record format {found}; this qbench reads {FORMAT}")
-        for name in ("latency", "layers", "history"):
+        for name in ("latency", "layers", "sensitivity", "history"):
             content[name] = tuple(content.get(name) or ())
         return Record(**{key: value for key, value in content.items() if key in _KNOWN})
     except (KeyError, TypeError, ValueError) as error:

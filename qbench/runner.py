@@ -17,7 +17,7 @@ from qbench.errors import ConfigError, QBenchError
 from qbench.exclusive import busy
 from qbench.files import write_atomic
 from qbench.measure.environment import environment
-from qbench.plan import Plan
+from qbench.plan import Plan, baseline_runtime
 from qbench.progress import Progress
 from qbench.record import Record
 from qbench.stages import (
@@ -92,17 +92,20 @@ def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
 
     trained = make("train", plan.train.key, lambda f: train_stage(config, f, progress))
     folders = {}
-    for part, method in (("baseline", baseline), ("own", config.method)):
+    float_runtime = baseline_runtime(config)
+    for part, method, runtime in (("baseline", baseline, float_runtime), ("own", config.method, config.runtime)):
         made = plan.baseline if part == "baseline" else plan.quantize
         scored = plan.baseline_score if part == "baseline" else plan.score
         artifact = make("quantize", made.key, lambda f, m=method: quantize_stage(config, m, trained, f, progress))
         folders[part] = artifact
-        folders[f"{part}_score"] = make("score", scored.key, lambda f, a=artifact: score_stage(config, a / ARTIFACT, f))
+        folders[f"{part}_score"] = make(
+            "score", scored.key, lambda f, a=artifact, r=runtime: score_stage(config, r, a / ARTIFACT, f)
+        )
     profile: Mapping[str, Any] = {}
     if plan.profile is not None:
         key = plan.profile.key
         own, reference = folders["own"] / ARTIFACT, folders["baseline"] / ARTIFACT
-        folder = make("profile", key, lambda f: profile_stage(config, own, reference, f))
+        folder = make("profile", key, lambda f: profile_stage(config, own, reference, float_runtime, f))
         profile = read_facts(folder)
         if profile["contended"]:
             store.discard("profile", key)  # shown with a warning this time, measured again the next
@@ -142,6 +145,7 @@ def _with_profile(record: Record, profile: Mapping[str, Any]) -> Record:
             latency_ratio=first["ratio"],
             latency_ratio_low=first["ratio_low"],
             latency_ratio_high=first["ratio_high"],
+            latency_baseline_runtime=profile.get("baseline_runtime", record.runtime),
             batch_size=first["batch_size"],
         )
     load = profile.get("foreign_load_percent", 0.0)

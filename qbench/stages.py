@@ -106,7 +106,7 @@ def quantize_stage(config: RunConfig, method: Choice, trained: Path, folder: Pat
     seconds = time.monotonic() - began
     if isinstance(compressed, External):
         raise MethodError(method.name, "files of other libraries cannot be scored by this version")
-    program = replace(compressed, provenance=_provenance(config, method, data))
+    program = replace(compressed, provenance={**compressed.provenance, **_provenance(config, method, data)})
     path = folder / ARTIFACT
     save(program, path)
     _check_reload(program, path, images[0])
@@ -155,10 +155,9 @@ class _Tuner:
         self.facts.append({"seconds": outcome.seconds, "best_epoch": outcome.best_epoch, "history": history})
 
 
-def score_stage(config: RunConfig, artifact: Path, folder: Path) -> None:
+def score_stage(config: RunConfig, runtime: Choice, artifact: Path, folder: Path) -> None:
     """Run the file, re-loaded from disk, on the test images in float32; leaves its logits and their labels."""
-    runtime = load_runtime(config.runtime.target, config.runtime.params)
-    executable = runtime.load(artifact, threads=config.threads)
+    executable = load_runtime(runtime.target, runtime.params).load(artifact, threads=config.threads)
     provenance = load(artifact).provenance
     test = load_test_images(config)
     batches = eval_batches(test, SCORE_BATCH, provenance["mean"], provenance["std"], "cpu")
@@ -167,15 +166,14 @@ def score_stage(config: RunConfig, artifact: Path, folder: Path) -> None:
     write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test)})
 
 
-def profile_stage(config: RunConfig, artifact: Path, baseline: Path, folder: Path) -> None:
+def profile_stage(config: RunConfig, artifact: Path, baseline: Path, baseline_runtime: Choice, folder: Path) -> None:
     """Measure latency against the float artefact in alternated turns, and memory, each engine in its own process.
 
     Another qbench stage at work on this machine makes the figures worthless: they are marked ``contended``.
     """
     shape = load(artifact).input_shape
 
-    def engine(name: str, path: Path) -> Worker:
-        runtime = config.runtime
+    def engine(name: str, path: Path, runtime: Choice) -> Worker:
         spec = artifact_engine(name, path, runtime.target, shape, threads=config.threads, params=runtime.params)
         return Worker(spec)
 
@@ -187,10 +185,12 @@ def profile_stage(config: RunConfig, artifact: Path, baseline: Path, folder: Pat
         turn_seconds=asked.turn_seconds,
     )
     facts: dict[str, Any] = {"latency": [], "memory": None, "memory_baseline": None}
+    facts["baseline_runtime"] = baseline_runtime.name
     with profiling():
         contended = others_busy()
         facts["foreign_load_percent"] = foreign_load_percent()
-        with engine("candidate", artifact) as candidate, engine("baseline", baseline) as reference:
+        candidate_engine = engine("candidate", artifact, config.runtime)
+        with candidate_engine as candidate, engine("baseline", baseline, baseline_runtime) as reference:
             if asked.memory:  # first: the peak is that of a process that has done nothing else
                 facts["memory"] = asdict(memory_of(candidate, batch_size=max(asked.batch_sizes)))
                 facts["memory_baseline"] = asdict(memory_of(reference, batch_size=max(asked.batch_sizes)))

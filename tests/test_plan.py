@@ -47,6 +47,7 @@ def keys(plan: Plan) -> dict[str, str]:
         ("limit_test=100", {"baseline_score", "score"}),
         ("measure=quick", {"profile"}),
         ("runtime.channels_last=false", {"baseline_score", "score", "profile"}),
+        ("runtime=integer", {"score", "profile"}),  # the baseline stays on PyTorch
         ("train.lr=0.2", set(STAGES)),
         ("train.augment=true", set(STAGES)),
         ("seed=1", set(STAGES)),

@@ -23,9 +23,10 @@ LEADING = (
     "top1_percent", "top1_low_percent", "top1_high_percent", "top1_baseline_percent", "delta_points",
     "delta_low_points", "delta_high_points", "delta_p_value", "top5_percent", "loss", "agreement_percent", "n_test",
     "size_bytes", "size_baseline_bytes", "compression_ratio", "bits_per_weight", "codes_bytes", "codebooks_bytes",
-    "scales_bytes", "floats_bytes", "masks_bytes", "container_bytes", "theoretical_bytes", "parameters",
-    "effective_parameters", "macs", "bops", "sqnr_db", "latency_ms_median", "latency_ms_iqr", "latency_ratio",
-    "latency_ratio_low", "latency_ratio_high", "latency_kind", "batch_size", "threads",
+    "scales_bytes", "floats_bytes", "masks_bytes", "container_bytes", "fixed_width_bytes", "sparsity_percent",
+    "theoretical_bytes", "parameters", "effective_parameters", "macs", "bops", "sqnr_db",
+    "latency_ms_median", "latency_ms_iqr", "latency_ratio",
+    "latency_ratio_low", "latency_ratio_high", "latency_kind", "latency_baseline_runtime", "batch_size", "threads",
 )  # fmt: skip
 TRAILING = (
     "activation_high_water_bytes", "peak_memory_bytes", "peak_memory_baseline_bytes", "train_seconds",
