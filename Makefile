@@ -14,12 +14,16 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 RUN ?= -m method=fp32,linear,kmeans bits=8,4,2 measure=quick train.epochs=12
 # what `make results` sweeps over, for each experiment
 EXPERIMENTS ?= fashion_small_cnn fashion_mobilenet fashion_vgg16_plain cifar10_cnn_282k cifar10_vgg16
-SWEEP ?= method=fp32,fp16,bf16,linear,kmeans bits=8,4,2 act_bits=null,8
+# ... and with what: each line a sweep
+define SWEEPS
+method=fp32,linear bits=8,4,2
+method=kmeans bits=8,4,3,2
+endef
 RESULTS := docs/results
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help ready run test test-all golden lint type fmt bench results clean
+.PHONY: help ready run test test-all lint type fmt bench results docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -45,10 +49,6 @@ test: $(READY) ## the fast tests
 test-all: $(READY) ## every test, minutes
 	$(BIN)/python -m pytest
 
-golden: $(READY) ## rewrite the golden files and show what changed, for review
-	QBENCH_REWRITE_GOLDEN=1 $(BIN)/python -m pytest -q -k golden
-	git --no-pager diff --stat -- tests/golden
-
 lint: $(READY) ## rules and formatting, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,14 +65,20 @@ bench: $(READY_BENCH) ## qbench beside other libraries; JSON in docs/results/ben
 	$(BIN)/python benchmarks/kmeans.py --json $(RESULTS)/benchmarks/kmeans.json
 	$(BIN)/python benchmarks/data_pipeline.py $(if $(QBENCH_DATA),--data-dir "$(QBENCH_DATA)") --json $(RESULTS)/benchmarks/data_pipeline.json
 
+results: export SWEEPS := $(SWEEPS)
 results: export QBENCH_OUTPUTS = outputs/results
 results: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
 results: $(READY) ## the experiments behind docs/results and the README (hours; data from QBENCH_DATA; resumable)
-	set -e; for name in $(EXPERIMENTS); do $(BIN)/qbench run -m experiment=$$name $(SWEEP); done
+	set -e; echo "$$SWEEPS" | while read -r sweep; do \
+	  for name in $(EXPERIMENTS); do $(BIN)/qbench run -m experiment=$$name $$sweep measure.max_seconds=8; done; done
 	rm -rf $(RESULTS)/records
 	mkdir -p $(RESULTS)/records
 	cp outputs/results/records/*.json $(RESULTS)/records/
 	$(BIN)/qbench report $(RESULTS)/records
+	$(MAKE) docs
+
+docs: $(READY) ## rebuild the methods page from the methods, and the README's table from the records
+	$(BIN)/python -m qbench.report.methods_page docs/methods.md
 	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
 
 clean: ## remove .venv, caches and builds; outputs/ stays

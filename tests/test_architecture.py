@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Parts of qbench from left to right. A top-level module that is not listed is one of the command line's, at the far
 # right: it may import everything and nothing listed may import it.
 LAYERS = (
-    {"errors", "record", "config", "files", "machine", "progress"},
+    {"errors", "record", "config", "files", "machine", "progress", "steps"},
     {"quant"},
     {"program"},
     {"artifact", "training"},
@@ -33,13 +33,13 @@ INPUTS_MAY_USE = {"errors", "config", "files"}
 METHODS_MAY_USE = {"errors", "progress", "quant", "program", "artifact", "training"}  # no config, data, metric, path
 
 LIBRARIES = {
-    "quant": {"torch", "numpy"},
+    "quant": {"torch", "numpy", "scipy"},
     "program": {"torch"},
     "methods": {"torch"},
     "data": {"torch", "torchvision", "numpy", "PIL", "safetensors", "sklearn", "filelock"},
     "models": {"torch", "torchvision", "timm"},
 }
-WITHOUT_TORCH = ("cli", "catalog", "limits", "compose", "plan", "config", "errors", "store", "data.presence")
+WITHOUT_TORCH = ("cli", "catalog", "limits", "compose", "plan", "config", "errors", "store", "data.presence", "steps")
 LONGEST_FILE = 400
 
 

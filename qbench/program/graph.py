@@ -88,6 +88,8 @@ class Program:
         tensors: "NODE.ROLE" -> encoding, e.g. "features.0.weight"; roles as listed in ``OPS``.
         edges: Node name (or "input") -> how its output is quantized. Nodes not named stay float.
         provenance: JSON-able facts that travel in the artefact's header: method, parameters, normalisation, classes.
+        entropy_coding: Whether the file stores codes, indices and masks at their entropy where that is smaller. It
+            changes no value.
     """
 
     INPUT = "input"
@@ -97,6 +99,7 @@ class Program:
     tensors: Mapping[str, Encoding]
     edges: Mapping[str, EdgeSpec] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    entropy_coding: bool = False
 
     def __post_init__(self) -> None:
         known = {self.INPUT}

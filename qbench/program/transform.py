@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qbench.program.encodings import Encoding, Float
+from qbench.program.encodings import Encoding, Float, Sparse
 from qbench.program.graph import WEIGHTED, Node, Program
 
 _CURVES = ("relu6", "hard_swish", "hard_sigmoid", "sigmoid", "silu", "gelu")
@@ -20,8 +20,9 @@ def fold_batch_norm(program: Program) -> Program:
 
     w' = w * gamma / sqrt(var + eps);  b' = (b - mean) * gamma / sqrt(var + eps) + beta
 
-    Computed in float64. A batch norm elsewhere stays, and so does one behind a weight that is no plain float any more
-    or behind a quantized edge. The result computes the same function up to float rounding.
+    Computed in float64. A batch norm elsewhere stays, and so does one behind a weight that is quantized already (a
+    pruned float one keeps its zeros) or behind a quantized edge. The result computes the same function up to float
+    rounding.
 
     Source: Jacob et al., arXiv:1712.05877, sec. 3.2.
     """
@@ -49,7 +50,7 @@ def foldable_norms(program: Program) -> dict[str, Node]:
             node.op == "batch_norm"
             and source is not None
             and source.op in WEIGHTED
-            and isinstance(program.tensors[f"{source.name}.weight"], Float)
+            and _is_float(program.tensors[f"{source.name}.weight"])
             and len(program.consumers(source.name)) == 1
             and source.name not in program.edges
         ):
@@ -65,11 +66,19 @@ def _fold(norm: Node, layer: str, tensors: dict[str, Encoding]) -> None:
     eps = norm.attrs["eps"]
     assert isinstance(eps, float)
     factor = gamma / torch.sqrt(var + eps)
-    weight = tensors[f"{layer}.weight"].decode().double()
+    encoding = tensors[f"{layer}.weight"]
+    weight = encoding.decode().double()
     bias = tensors.get(f"{layer}.bias")
     before = bias.decode().double() if bias is not None else torch.zeros_like(mean)
-    tensors[f"{layer}.weight"] = Float((weight * factor.view([-1] + [1] * (weight.dim() - 1))).float())
+    merged = (weight * factor.view([-1] + [1] * (weight.dim() - 1))).float()
+    tensors[f"{layer}.weight"] = (
+        Sparse(encoding.mask, Float(merged[encoding.mask])) if isinstance(encoding, Sparse) else Float(merged)
+    )
     tensors[f"{layer}.bias"] = Float(((before - mean) * factor + beta).float())
+
+
+def _is_float(encoding: Encoding) -> bool:
+    return isinstance(encoding.inner if isinstance(encoding, Sparse) else encoding, Float)
 
 
 def quantizable_edges(program: Program) -> tuple[str, ...]:

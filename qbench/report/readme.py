@@ -16,8 +16,6 @@ from qbench.files import write_atomic
 from qbench.record import Record, load_records
 from qbench.report.tables import footnote, sort_records
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-
 
 def results_region(records: Sequence[Record]) -> str:
     """One compact Markdown table per data set and network, with the note on where it was measured."""
@@ -31,17 +29,18 @@ def results_region(records: Sequence[Record]) -> str:
     return "\n".join([*parts, footnote(records)])
 
 
-def with_region(text: str, region: str) -> str:
-    """The document with the text between the markers replaced.
+def with_region(text: str, region: str, name: str = "results") -> str:
+    """The document with the text between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` replaced.
 
     Raises:
         ValueError: A marker is missing.
     """
-    before, found, rest = text.partition(BEGIN)
-    _, also_found, after = rest.partition(END)
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found, rest = text.partition(begin)
+    _, also_found, after = rest.partition(end)
     if not found or not also_found:
-        raise ValueError(f"the document lacks {BEGIN} or {END}")
-    return f"{before}{BEGIN}\n\n{region}\n{END}{after}"
+        raise ValueError(f"the document lacks {begin} or {end}")
+    return f"{before}{begin}\n\n{region}\n{end}{after}"
 
 
 def _row(r: Record) -> dict[str, str]:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from qbench.record import Record, load_records
-from qbench.report.readme import BEGIN, END, main, results_region, with_region
+from qbench.report.readme import main, results_region, with_region
 
 ROOT = Path(__file__).parents[2]
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def record(method: str, bits: int | None, **changes: object) -> Record:
