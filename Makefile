@@ -78,7 +78,7 @@ results: $(READY) ## the experiments behind docs/results and the README (hours; 
 	$(MAKE) docs
 
 docs: $(READY) ## rebuild the methods page from the methods, and the README's table from the records
-	$(BIN)/python -m qbench.report.methods_page docs/methods.md
+	$(BIN)/python -m qbench.methods_page docs/methods.md
 	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
 
 clean: ## remove .venv, caches and builds; outputs/ stays

@@ -152,16 +152,20 @@ def _with_profile(record: Record, profile: Mapping[str, Any]) -> Record:
     if load > BUSY_PERCENT and not profile["contended"]:
         busy_note = f"busy machine: processors were {load:.0f} % in use before latency was measured"
         record = replace(record, warning="; ".join(filter(None, [record.warning, busy_note])))
-    if not profile["contended"]:
-        return record
-    warning = "contended: another qbench stage ran while latency was measured; run again for ratios"
+    if profile["contended"]:
+        warning = "contended: another qbench stage ran while latency was measured; run again for ratios"
+        record = replace(record, warning="; ".join(filter(None, [record.warning, warning])))
+    simulated = record.latency_kind == "simulated"  # slower than what it stands for: no ratio means anything
+    return _without_ratios(record) if simulated or profile["contended"] else record
+
+
+def _without_ratios(record: Record) -> Record:
     return replace(
         record,
         latency_ratio=None,
         latency_ratio_low=None,
         latency_ratio_high=None,
         latency=tuple({**one, "ratio": None, "ratio_low": None, "ratio_high": None} for one in record.latency),
-        warning="; ".join(filter(None, [record.warning, warning])),
     )
 
 

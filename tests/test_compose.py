@@ -143,11 +143,11 @@ def test_a_sweep_skips_what_a_method_has_no_form_for() -> None:
 
 
 def test_act_bits_are_noted_in_a_sweep_and_refused_alone() -> None:
-    cells = compose_cells(["method=kmeans,linear", "bits=4", "act_bits=null,8"], multirun=True)
-    assert titles(cells) == ["kmeans w4", "kmeans w4", "linear w4", "linear w4a8"]
-    assert cells[1].notes == ("act_bits does not apply to method=kmeans and is ignored",)
-    (text,) = problems("method=kmeans", "act_bits=8")
-    assert text == "act_bits=8: method=kmeans quantizes weights only; leave act_bits out."
+    cells = compose_cells(["method=fp16,linear", "act_bits=null,8"], multirun=True)
+    assert titles(cells) == ["fp16", "fp16", "linear w8", "linear w8a8"]
+    assert cells[1].notes == ("act_bits does not apply to method=fp16 and is ignored",)
+    (text,) = problems("method=fp16", "act_bits=8")
+    assert text == "act_bits=8: method=fp16 quantizes weights only; leave act_bits out."
 
 
 def test_one_wrong_cell_refuses_the_sweep() -> None:

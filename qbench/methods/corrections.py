@@ -53,6 +53,8 @@ def correct_biases(compressed: Program, reference: Program, context: Context) ->
     """Give every channel the mean it has in the float network: b += E[float output] - E[compressed output].
 
     The bias is that of the batch norm behind a layer where there is one, else the layer's own, added where it has none.
+    Where weights have lost much of their spread, as with few centroids, right means with wrong deviations can be worse
+    than neither: a VGG16 at 2 bits went from 59 points lost to 81, and to 3.3 with :func:`match_statistics`.
 
     Args:
         compressed: As for :func:`match_statistics`.

@@ -11,6 +11,7 @@ from torch import Tensor
 from qbench.quant.affine import fake_quantize
 
 LEAST_FRACTION, MOST_FRACTION = -126, 126  # the unit and its inverse are then normal float32 numbers
+_CHUNK = 1 << 20  # elements: bounds the memory of copies, and keeps them in cache
 _EXACT = 1e-15  # noise below this share of the signal counts as this much: 150 dB
 
 
@@ -58,7 +59,8 @@ class FixedPoint:
 
     def squared_error(self, x: Tensor) -> float:
         """Sum of (x - simulate(x))^2, in float64."""
-        return float((x.double() - self.simulate(x).double()).square().sum())
+        parts = torch.split(x.reshape(-1), _CHUNK)
+        return sum(float((part - self.simulate(part)).double().square_().sum()) for part in parts)
 
 
 def with_integer_bits(bits: int, integer_bits: int) -> FixedPoint:

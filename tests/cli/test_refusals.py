@@ -44,7 +44,7 @@ REFUSED: dict[str, list[str]] = {
         ["bits=4 and method.weight_bits=8 contradict each other; give one of them."],
     "method=linear method.weight_bits=4 bits=8":
         ["bits=8 and method.weight_bits=4 contradict each other; give one of them."],
-    "method=kmeans act_bits=8": ["act_bits=8: method=kmeans quantizes weights only; leave act_bits out."],
+    "method=prune act_bits=8": ["act_bits=8: method=prune quantizes weights only; leave act_bits out."],
     "method=fp32 act_bits=8": ["act_bits=8: method=fp32 quantizes weights only; leave act_bits out."],
     "method=linear act_bits=1": ["act_bits=1: allowed for method=linear: whole numbers from 2 to 16, or null."],
     "method=linear method.scheme=symetric":
@@ -61,9 +61,7 @@ REFUSED: dict[str, list[str]] = {
     "train.lr=nan": ["train.lr=nan: allowed for train=default: numbers from 0.0 to 10.0, or null."],
     "train.epochs=-1": ["train.epochs=-1: allowed for train=default: whole numbers from 0 to 10000, or null."],
     "dataset.augment.flip=maybe": ["dataset.augment.flip=maybe: allowed for dataset=digits: true, false."],
-    "dataset.augment=3": [
-        "dataset.augment=3: a mapping is needed for dataset=digits, "
-        "like {'flip': False, 'crop_padding': 2, 'cutout': 0}."],
+    "dataset.augment=3": ["dataset.augment=3: a mapping is needed for dataset=digits."],
     "dataset.augment.flop=true": [
         "dataset.augment.flop: unknown key in dataset.augment. Did you mean flip? Known: flip, crop_padding, cutout."],
     "dataset.images.channels=4": [

@@ -353,7 +353,7 @@ def test_completion_as_a_shell_asks(bench: Bench, monkeypatch: pytest.MonkeyPatc
     line = "qbench run method=f"
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
-    assert bench.process("-sc", "query=bash").out.split() == ["method=fp16", "method=fp32"]
+    assert bench.process("-sc", "query=bash").out.split() == ["method=fixed_point", "method=fp16", "method=fp32"]
     installed = bench.process("-sc", "install=bash")
     assert installed.code == 0 and "complete -o nospace -o default -F hydra_bash_completion qbench" in installed.out
 

@@ -292,6 +292,14 @@ def test_latency_columns_come_from_the_profile(bench: Bench, measured: None) -> 
     assert "to do" not in bench(*PROFILE, "dry=true").out
 
 
+def test_simulated_arithmetic_has_a_time_and_no_speed_up(bench: Bench, measured: None) -> None:
+    """Kinds of kernels never mix in one comparison: the baseline's is float."""
+    assert bench(*PROFILE, "act_bits=8").code == 0
+    (row,) = table(bench).to_dict("records")
+    assert (row["latency_kind"], row["latency_ms_median"]) == ("simulated", 0.5)
+    assert pd.isna(row["latency_ratio"]) and pd.isna(row["latency_ratio_low_batch32"]) and pd.isna(row["warning"])
+
+
 def test_a_contended_profile_has_no_ratio_and_is_not_kept(
     bench: Bench, measured: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

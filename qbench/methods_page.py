@@ -1,7 +1,7 @@
 """The methods page, rebuilt from the methods' YAML files and the docstrings of their modules.
 
-python -m qbench.report.methods_page docs/methods.md            rewrite the region
-python -m qbench.report.methods_page docs/methods.md --check    fail if it is stale
+python -m qbench.methods_page docs/methods.md            rewrite the region
+python -m qbench.methods_page docs/methods.md --check    fail if it is stale
 """
 
 from __future__ import annotations

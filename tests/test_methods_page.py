@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from qbench.catalog import options
-from qbench.report.methods_page import main, methods_region
+from qbench.methods_page import main, methods_region
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 
 
 def test_every_method_has_a_section_with_its_parameters() -> None:
