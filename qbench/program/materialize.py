@@ -31,8 +31,10 @@ class ProgramModule(nn.Module):
         self._keys: dict[str, str] = {}
         for index, (name, encoding) in enumerate(program.tensors.items()):
             value = encoding.decode()
-            if channels_last and value.dim() == 4:
-                value = value.contiguous(memory_format=torch.channels_last)
+            # Codes that come out of training may lie in memory otherwise than those of a file, and kernels add up in
+            # the order of the layout: the same program must give the same bits.
+            layout = torch.channels_last if channels_last and value.dim() == 4 else torch.contiguous_format
+            value = value.contiguous(memory_format=layout)
             self._keys[name] = f"t{index}"
             self.register_buffer(f"t{index}", value)
         self._dead = last_readers(program.nodes)

@@ -193,3 +193,14 @@ def test_running_a_program_leaves_it_as_it_was() -> None:
     materialize(program)(x)
     assert torch.equal(x, kept)
     assert all(torch.equal(encoding.decode(), before[name]) for name, encoding in program.tensors.items())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_how_a_tensor_lies_in_memory_is_no_part_of_the_program(channels_last: bool) -> None:
+    # what comes out of training is channels_last, what a file gives back is not, and sums depend on it in the last bits
+    codes = torch.zeros(4, 3, 3, 3, dtype=torch.int8).contiguous(memory_format=torch.channels_last)
+    weight = Affine(codes, torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), 8, -128, 127)
+    node = Node("conv", "conv2d", ("input",), {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1})
+    module = materialize(Program((3, 8, 8), (node,), {"conv.weight": weight}), channels_last=channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert all(buffer.is_contiguous(memory_format=layout) for buffer in module.buffers())
