@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from qbench.measure.shapes import Shape, shapes
 from qbench.program.graph import Node, Program
+from qbench.program.shapes import Shape, shapes
 
 FLOAT32_BITS = 32
 FLOAT32_BYTES = 4

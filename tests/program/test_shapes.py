@@ -2,11 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measure.programs import conv, float_tensor, tiny, vgg16
 from torch import nn
 
-from measure.programs import conv, float_tensor, tiny, vgg16
-from qbench.measure.shapes import pair, shapes
 from qbench.program.graph import Node, Program
+from qbench.program.shapes import pair, shapes
 
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
 

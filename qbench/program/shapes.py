@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
+import torch
 
 from qbench.program.graph import Attr, Node, Program
 
@@ -91,7 +91,7 @@ def _flatten(program: Program, node: Node, inputs: list[Shape]) -> Shape:
 def _broadcast(program: Program, node: Node, inputs: list[Shape]) -> Shape:
     if len({len(shape) for shape in inputs}) != 1:  # the batch axis would line up with another one
         raise ValueError(f"inputs {inputs} differ in their number of axes")
-    return tuple(int(size) for size in np.broadcast_shapes(*inputs))
+    return tuple(torch.broadcast_shapes(*inputs))
 
 
 def _concat(program: Program, node: Node, inputs: list[Shape]) -> Shape:
