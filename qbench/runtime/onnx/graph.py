@@ -1,0 +1,109 @@
+"""An ONNX graph that grows node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qbench.runtime.extras import import_extra
+from qbench.runtime.onnx.grids import Stored
+
+OPSET = 17  # has every operator used here, and is read by runtimes from 2022 on
+IR_VERSION = 8
+MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's integer operators that ONNX itself does not have
+EXTRA = "onnxruntime"
+_MICROSOFT_VERSION = 1
+
+Array = NDArray[Any]
+
+
+class Graph:
+    """Nodes and constants so far. Methods that add a node return the name of its output."""
+
+    def __init__(self) -> None:
+        self._onnx = import_extra("onnx", EXTRA)
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+        self._scalars: dict[tuple[str, float], str] = {}
+        self._taken: set[str] = set()
+
+    def node(
+        self, op: str, inputs: Sequence[str], name: str, *, domain: str = "", suffix: str = "", **attributes: Any
+    ) -> str:
+        """Append a node, named after the program's node it belongs to. An empty input is one left out."""
+        output = self._unused(f"{name}{suffix}")
+        made = self._onnx.helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes)
+        self._nodes.append(made)
+        return output
+
+    def constant(self, name: str, values: Array) -> str:
+        """Append a constant tensor."""
+        unused = self._unused(name)
+        self._constants[unused] = self._onnx.numpy_helper.from_array(np.asarray(values, order="C"), unused)
+        return unused
+
+    def scalar(self, value: float, dtype: Any) -> str:
+        """A constant of no axes; equal ones are stored once."""
+        key = (np.dtype(dtype).name, float(value))
+        if key not in self._scalars:
+            self._scalars[key] = self.constant(f"{key[0]}_{len(self._scalars)}", np.array(value, dtype))
+        return self._scalars[key]
+
+    def grid(self, grid: Stored) -> tuple[str, str]:
+        """The constants scale and zero point of activations."""
+        return self.scalar(grid.scale, np.float32), self.scalar(grid.zero_point, grid.dtype)
+
+    def quantize(self, tensor: str, grid: Stored, name: str) -> str:
+        return self.node("QuantizeLinear", (tensor, *self.grid(grid)), name, suffix=".q")
+
+    def dequantize(self, codes: str, grid: Stored, name: str) -> str:
+        return self.node("DequantizeLinear", (codes, *self.grid(grid)), name, suffix=".dq")
+
+    def model(
+        self, shapes: Mapping[str, Sequence[int]], output: str, batch: int | None, metadata: Mapping[str, str]
+    ) -> Any:
+        """The finished model, an ``onnx.ModelProto``.
+
+        Args:
+            shapes: "input" and "logits" -> shape of one image.
+            output: The tensor that becomes "logits".
+            batch: Images per call, or None.
+            metadata: Facts stored beside the graph.
+        """
+        helper, float32 = self._onnx.helper, self._onnx.TensorProto.FLOAT
+        self._name_output(output)
+        ends = {
+            name: helper.make_tensor_value_info(name, float32, [batch or "batch", *shape])
+            for name, shape in shapes.items()
+        }
+        graph = helper.make_graph(
+            self._nodes, "qbench", [ends["input"]], [ends["logits"]], list(self._constants.values())
+        )
+        domains = {node.domain for node in self._nodes}
+        opsets = [helper.make_opsetid("", OPSET)]
+        opsets += [helper.make_opsetid(MICROSOFT, _MICROSOFT_VERSION)] if MICROSOFT in domains else []
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qbench")
+        helper.set_model_props(model, dict(metadata))
+        return model
+
+    def _name_output(self, tensor: str) -> None:
+        """Call a tensor "logits", by the node that makes it: one that only renames would be one more to run."""
+        makers = [node for node in self._nodes if tensor in node.output]
+        if not makers:  # the program hands on its input
+            self.node("Identity", (tensor,), "logits")
+            return
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == tensor:
+                        names[index] = "logits"
+
+    def _unused(self, name: str) -> str:
+        candidate, count = name, 1
+        while candidate in self._taken or candidate in ("input", "logits", ""):
+            candidate, count = f"{name}_{count}", count + 1
+        self._taken.add(candidate)
+        return candidate

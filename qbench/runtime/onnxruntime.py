@@ -1,0 +1,171 @@
+"""ONNX Runtime on the CPU: programs through our own ONNX writer, and ONNX files of others as they are."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qbench.artifact import load
+from qbench.errors import ArtifactError, RuntimeUnavailable
+from qbench.program.graph import Program
+from qbench.runtime.extras import import_extra
+from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
+from qbench.runtime.onnx.graph import EXTRA
+from qbench.runtime.onnx.kernels import Verdict, graph_kernels, is_quantized, read_graph, verdict
+
+_ERRORS_ONLY = 3
+_PROVIDERS = ["CPUExecutionProvider"]
+
+
+class OnnxRuntimeExecutable:
+    """A session.
+
+    Attributes:
+        kind: integer only if every convolution and matrix product of the optimized graph is an integer operator.
+        precision: Of those operators: "int8", "f32" or both.
+        fallbacks: Those of a quantized network that are not, each "node (operator)".
+    """
+
+    def __init__(self, session: Any, found: Verdict) -> None:
+        self.session = session
+        self.kind, self.precision, self.fallbacks = found.kind, found.precision, found.fallbacks
+        self._input = session.get_inputs()[0].name
+        self._output = session.get_outputs()[0].name
+
+    def __call__(self, images: Tensor) -> Tensor:
+        array = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
+        (logits,) = self.session.run([self._output], {self._input: array})
+        return torch.from_numpy(logits)
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """ONNX Runtime's CPU kernels.
+
+    Args:
+        form: qdq (quantizers around float operators, which ONNX Runtime fuses) or qoperator (integer operators).
+        signedness: u8s8 or s8s8: the types of activations and weights.
+        allow_spinning: Threads wait for work within a call by spinning, which is faster and burns their cores; between
+            calls they sleep either way.
+    """
+
+    form: str = "qdq"
+    signedness: str = "u8s8"
+    allow_spinning: bool = True
+    name: ClassVar[str] = "onnxruntime"
+
+    def __post_init__(self) -> None:
+        _ = self.options  # checks form and signedness
+
+    @property
+    def options(self) -> OnnxOptions:
+        """How programs are written."""
+        return OnnxOptions(self.form, self.signedness)
+
+    def supports(self, program: Program) -> str | None:
+        return why_not(program)
+
+    def load(self, path: Path, *, threads: int) -> OnnxRuntimeExecutable:
+        """Load a ``.qbench`` or ``.onnx`` file.
+
+        Raises:
+            ArtifactError: It is neither, or broken.
+            RuntimeUnavailable: ONNX Runtime is not installed, or the file holds what it cannot run.
+        """
+        if path.suffix == ".onnx":
+            return self._load_onnx(path, threads)
+        program = load(path)
+        reason = self.supports(program)
+        if reason is not None:
+            raise RuntimeUnavailable(f"runtime=onnxruntime cannot run {path.name}: {reason}")
+        return self.prepare(program, threads=threads)
+
+    def prepare(self, program: Program, *, threads: int = 1) -> OnnxRuntimeExecutable:
+        """The executable of a program in memory, built as ``load`` builds it.
+
+        Raises:
+            ValueError: The program has no ONNX form, see ``supports``.
+        """
+        import_extra("onnxruntime", EXTRA)
+        model = to_onnx(program, self.options)
+        return self._open(model.SerializeToString(), threads, quantized=bool(program.edges))
+
+    def _load_onnx(self, path: Path, threads: int) -> OnnxRuntimeExecutable:
+        import_extra("onnxruntime", EXTRA)
+        try:
+            quantized = is_quantized(read_graph(path))
+            return self._open(str(path), threads, quantized=quantized)
+        except RuntimeUnavailable:
+            raise
+        except Exception as error:  # protobuf and ONNX Runtime each raise classes of their own, without a common base
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ArtifactError(f"{path.name}: ONNX Runtime cannot load it: {first}") from error
+
+    def _open(self, model: bytes | str, threads: int, *, quantized: bool) -> OnnxRuntimeExecutable:
+        """Build the session, and look at the graph it runs where there is something to find out."""
+        runtime = import_extra("onnxruntime", EXTRA)
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / "optimized.onnx"
+            settings = self._settings(runtime, threads)
+            if quantized:
+                settings.optimized_model_filepath = str(optimized)
+                # the weights apart: only the nodes are read
+                settings.add_session_config_entry(
+                    "session.optimized_model_external_initializers_file_name", "weights.bin"
+                )
+            session = runtime.InferenceSession(model, settings, providers=_PROVIDERS)
+            if quantized:
+                found = verdict(graph_kernels(read_graph(optimized)), quantized=True)
+            else:
+                found = Verdict("float", "f32", ())
+        return OnnxRuntimeExecutable(session, found)
+
+    def _settings(self, runtime: Any, threads: int) -> Any:
+        settings = runtime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        settings.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+        settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.log_severity_level = _ERRORS_ONLY
+        entries = {
+            "session.intra_op.allow_spinning": str(int(self.allow_spinning)),
+            "session.inter_op.allow_spinning": "0",
+            "session.force_spinning_stop": "1",  # idle threads take nothing from the engine next to this one
+            "session.qdqisint8allowed": str(int(self.signedness == "s8s8")),
+            "session.x64quantprecision": str(int(saturates())),
+        }
+        for key, value in entries.items():
+            settings.add_session_config_entry(key, value)
+        return settings
+
+
+@cache
+def saturates() -> bool:
+    """Whether products of uint8 and int8 overflow on this machine: seen, not looked up.
+
+    x86 processors without VNNI add two products in 16 bits, which 255 * 127 twice does not fit. ONNX Runtime then has
+    slower kernels that do not overflow.
+    """
+    onnx, runtime = import_extra("onnx", EXTRA), import_extra("onnxruntime", EXTRA)
+    size, helper, types = 64, onnx.helper, onnx.TensorProto
+    weight = onnx.numpy_helper.from_array(np.full((size, 16), 127, np.int8), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        "saturation",
+        [helper.make_tensor_value_info("x", types.UINT8, [4, size])],
+        [helper.make_tensor_value_info("y", types.INT32, [4, 16])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    session = runtime.InferenceSession(model.SerializeToString(), settings, providers=_PROVIDERS)
+    (sums,) = session.run(None, {"x": np.full((4, size), 255, np.uint8)})
+    return bool((sums != size * 255 * 127).any())
