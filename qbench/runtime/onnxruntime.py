@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from qbench.runtime.onnx.kernels import Verdict, graph_kernels, is_quantized, re
 
 _ERRORS_ONLY = 3
 _PROVIDERS = ["CPUExecutionProvider"]
+_OWN_QUANTIZERS = ["WeightBiasQuantization"]  # rounds float weights between quantizers to int8, asked or not
 
 
 class OnnxRuntimeExecutable:
@@ -93,39 +95,23 @@ class OnnxRuntime:
         Raises:
             ValueError: The program has no ONNX form, see ``supports``.
         """
-        import_extra("onnxruntime", EXTRA)
-        model = to_onnx(program, self.options)
-        return self._open(model.SerializeToString(), threads, quantized=bool(program.edges))
+        runtime = import_extra("onnxruntime", EXTRA)
+        model = to_onnx(program, self.options).SerializeToString()
+        settings = self._settings(runtime, threads)
+        for key, value in self._faithful().items():
+            settings.add_session_config_entry(key, value)
+        return _open(model, settings, quantized=bool(program.edges), without=_OWN_QUANTIZERS)
 
     def _load_onnx(self, path: Path, threads: int) -> OnnxRuntimeExecutable:
-        import_extra("onnxruntime", EXTRA)
+        """A file of others, with the defaults of ONNX Runtime but for threads."""
+        runtime = import_extra("onnxruntime", EXTRA)
+        import_extra("onnx", EXTRA)
         try:
             quantized = is_quantized(read_graph(path))
-            return self._open(str(path), threads, quantized=quantized)
-        except RuntimeUnavailable:
-            raise
+            return _open(str(path), self._settings(runtime, threads), quantized=quantized)
         except Exception as error:  # protobuf and ONNX Runtime each raise classes of their own, without a common base
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArtifactError(f"{path.name}: ONNX Runtime cannot load it: {first}") from error
-
-    def _open(self, model: bytes | str, threads: int, *, quantized: bool) -> OnnxRuntimeExecutable:
-        """Build the session, and look at the graph it runs where there is something to find out."""
-        runtime = import_extra("onnxruntime", EXTRA)
-        with tempfile.TemporaryDirectory() as folder:
-            optimized = Path(folder) / "optimized.onnx"
-            settings = self._settings(runtime, threads)
-            if quantized:
-                settings.optimized_model_filepath = str(optimized)
-                # the weights apart: only the nodes are read
-                settings.add_session_config_entry(
-                    "session.optimized_model_external_initializers_file_name", "weights.bin"
-                )
-            session = runtime.InferenceSession(model, settings, providers=_PROVIDERS)
-            if quantized:
-                found = verdict(graph_kernels(read_graph(optimized)), quantized=True)
-            else:
-                found = Verdict("float", "f32", ())
-        return OnnxRuntimeExecutable(session, found)
 
     def _settings(self, runtime: Any, threads: int) -> Any:
         settings = runtime.SessionOptions()
@@ -134,16 +120,43 @@ class OnnxRuntime:
         settings.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
         settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.log_severity_level = _ERRORS_ONLY
-        entries = {
-            "session.intra_op.allow_spinning": str(int(self.allow_spinning)),
-            "session.inter_op.allow_spinning": "0",
-            "session.force_spinning_stop": "1",  # idle threads take nothing from the engine next to this one
-            "session.qdqisint8allowed": str(int(self.signedness == "s8s8")),
+        settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.allow_spinning)))
+        settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        # between calls threads sleep, so that they take nothing from the engine next to this one
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
+        return settings
+
+    def _faithful(self) -> dict[str, str]:
+        """Settings that make ONNX Runtime compute what the graph says."""
+        return {
+            "session.qdqisint8allowed": str(int(self.signedness == "s8s8")),  # else it makes uint8 of some int8
+            "session.disable_double_qdq_remover": "1",  # it replaces two grids in a row by one that rounds otherwise
             "session.x64quantprecision": str(int(saturates())),
         }
-        for key, value in entries.items():
-            settings.add_session_config_entry(key, value)
-        return settings
+
+
+def _open(model: bytes | str, settings: Any, *, quantized: bool, without: Sequence[str] = ()) -> OnnxRuntimeExecutable:
+    """Build a session, and look at the graph it runs where there is something to find out.
+
+    Args:
+        model: Its bytes, or the path of its file.
+        settings: Of the session.
+        quantized: Whether there are integers to look for.
+        without: Optimizers to leave out.
+    """
+    runtime = import_extra("onnxruntime", EXTRA)
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        if quantized:
+            settings.optimized_model_filepath = str(optimized)
+            # the weights apart: only the nodes are read
+            settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
+        session = runtime.InferenceSession(model, settings, providers=_PROVIDERS, disabled_optimizers=list(without))
+        if quantized:
+            found = verdict(graph_kernels(read_graph(optimized)), quantized=True)
+        else:
+            found = Verdict("float", "f32", ())
+    return OnnxRuntimeExecutable(session, found)
 
 
 @cache

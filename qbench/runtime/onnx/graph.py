@@ -91,10 +91,8 @@ class Graph:
 
     def _name_output(self, tensor: str) -> None:
         """Call a tensor "logits", by the node that makes it: one that only renames would be one more to run."""
-        makers = [node for node in self._nodes if tensor in node.output]
-        if not makers:  # the program hands on its input
-            self.node("Identity", (tensor,), "logits")
-            return
+        if not any(tensor in node.output for node in self._nodes):  # the program hands on its input
+            tensor = self.node("Identity", (tensor,), "output")
         for node in self._nodes:
             for names in (node.input, node.output):
                 for index, name in enumerate(names):

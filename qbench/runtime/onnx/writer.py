@@ -83,7 +83,8 @@ def _write_relu(values: Values, node: Node) -> None:
     elif grid.zero_point == grid.bottom:
         values.alias(node.name, source)
     elif values.options.for_openvino:
-        values.keep_grid(node.name, values.graph.node("Relu", (values.real(source),), node.name), grid)
+        tensor = values.graph.node("Relu", (values.real(source),), node.name)  # a Clip of codes would end its pattern
+        values.keep_codes(node.name, values.graph.quantize(tensor, grid, node.name), grid)
     else:
         zero = values.graph.scalar(grid.zero_point, grid.dtype)
         values.keep_codes(node.name, values.graph.node("Clip", (values.codes(source), zero), node.name), grid)

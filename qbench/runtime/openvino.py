@@ -1,0 +1,157 @@
+"""OpenVINO on the CPU: programs through our own ONNX writer, and ONNX and OpenVINO files of others as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qbench.artifact import load
+from qbench.errors import ArtifactError, RuntimeUnavailable
+from qbench.program.graph import Program
+from qbench.runtime.extras import import_extra
+from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
+from qbench.runtime.onnx.kernels import Kernel, verdict
+
+EXTRA = "openvino"
+PRECISIONS = ("f32", "bf16", "f16")
+_FOREIGN = (".onnx", ".xml")
+_LAYERS = ("Convolution", "FullyConnected", "MatMul", "Deconvolution", "RNNCell", "RNNSeq", "ScaledDotProductAttention")
+_QUANTIZED = {"FakeQuantize", "FakeConvert"}
+_INTEGER_TYPES = {"i8", "u8"}
+
+
+class OpenVinoExecutable:
+    """A model, compiled for the batch size it was last called with: fixed shapes are what its kernels are fastest on.
+
+    Attributes:
+        kind: integer only if every convolution and matrix product runs as an 8-bit kernel.
+        precision: What those kernels multiply: "int8", "f32", "bf16" or several.
+        fallbacks: Those of a quantized network that multiply floats, each "layers (kernel)".
+    """
+
+    def __init__(self, core: Any, model: Any, settings: dict[str, Any], *, quantized: bool) -> None:
+        self._core, self._model, self._settings, self._quantized = core, model, settings, quantized
+        self._shape: tuple[int, ...] | None = None
+        self._request: Any = None
+        first = model.input(0).get_partial_shape()
+        self._compile(tuple(size.get_length() if size.is_static else 1 for size in first))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        array = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
+        if array.shape != self._shape:
+            self._compile(array.shape)
+        outputs = self._request.infer({0: array}, share_inputs=True, share_outputs=True)
+        return torch.from_numpy(outputs[0].copy())  # the next call writes where this one did
+
+    def _compile(self, shape: tuple[int, ...]) -> None:
+        self._request = None  # the kernels of another batch size go before those of this one come
+        model = self._model
+        if model.input(0).get_partial_shape().is_dynamic or tuple(model.input(0).get_shape()) != shape:
+            model.reshape(list(shape))
+        self.compiled = self._core.compile_model(model, "CPU", self._settings)
+        self._request, self._shape = self.compiled.create_infer_request(), shape
+        found = verdict(compiled_kernels(self.compiled), quantized=self._quantized)
+        self.kind, self.precision, self.fallbacks = found.kind, found.precision, found.fallbacks
+
+
+@dataclass(frozen=True)
+class OpenVinoRuntime:
+    """OpenVINO's CPU plugin.
+
+    Args:
+        precision: Of what is not quantized: f32, bf16 or f16. Left to itself OpenVINO takes bf16 where the processor
+            has it, which is another network than the one that was measured.
+        pin_threads: Tie each thread to a core.
+    """
+
+    precision: str = "f32"
+    pin_threads: bool = True
+    name: ClassVar[str] = "openvino"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r}: allowed are {', '.join(PRECISIONS)}")
+
+    @property
+    def options(self) -> OnnxOptions:
+        """How programs are written: uint8, because int8 activations with a zero point run as floats."""
+        return OnnxOptions("qdq", "u8s8", engine="openvino")
+
+    def supports(self, program: Program) -> str | None:
+        return why_not(program)
+
+    def load(self, path: Path, *, threads: int) -> OpenVinoExecutable:
+        """Load a ``.qbench``, ``.onnx`` or ``.xml`` file.
+
+        Raises:
+            ArtifactError: It is none of them, or broken.
+            RuntimeUnavailable: OpenVINO is not installed, or the file holds what it cannot run.
+        """
+        if path.suffix in _FOREIGN:
+            return self._load_foreign(path, threads)
+        program = load(path)
+        reason = self.supports(program)
+        if reason is not None:
+            raise RuntimeUnavailable(f"runtime=openvino cannot run {path.name}: {reason}")
+        return self.prepare(program, threads=threads)
+
+    def prepare(self, program: Program, *, threads: int = 1) -> OpenVinoExecutable:
+        """The executable of a program in memory, built as ``load`` builds it.
+
+        Raises:
+            ValueError: The program has no ONNX form, see ``supports``.
+        """
+        core = import_extra("openvino", EXTRA).Core()
+        model = core.read_model(to_onnx(program, self.options).SerializeToString(), b"")
+        return OpenVinoExecutable(core, model, self._settings(threads), quantized=bool(program.edges))
+
+    def _load_foreign(self, path: Path, threads: int) -> OpenVinoExecutable:
+        core = import_extra("openvino", EXTRA).Core()
+        if not path.is_file():
+            raise ArtifactError(f"{path.name}: no such file")
+        try:
+            model = core.read_model(str(path))
+            quantized = any(op.get_type_name() in _QUANTIZED for op in model.get_ordered_ops())
+            return OpenVinoExecutable(core, model, self._settings(threads), quantized=quantized)
+        except RuntimeError as error:
+            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise ArtifactError(f"{path.name}: OpenVINO cannot load it: {lines[-1].strip()}") from error
+
+    def _settings(self, threads: int) -> dict[str, Any]:
+        return {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "ENABLE_CPU_PINNING": self.pin_threads,
+        }
+
+
+def compiled_kernels(compiled: Any) -> list[Kernel]:
+    """The convolutions and matrix products of a compiled model, by the kernels that were chosen for them.
+
+    The name of a kernel ends in the type it multiplies: brgconv_avx512_amx_I8, jit_avx2_f32. The field runtimePrecision
+    is no witness: it says i8 of a convolution that reads int8 and computes in float32.
+    """
+    found = []
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        facts = op.get_rt_info()
+
+        def fact(key: str, facts: Any = facts) -> str:
+            return str(facts[key].astype(str)) if key in facts else ""
+
+        kernel = fact("primitiveType")
+        if fact("layerType") in _LAYERS:
+            multiplied = kernel.rpartition("_")[2].lower()
+            integer = multiplied in _INTEGER_TYPES
+            name = fact("originalLayersNames") or op.get_friendly_name()
+            found.append(Kernel(name, kernel, integer, "int8" if integer else multiplied))
+    return found
+
+
+__all__ = ["OpenVinoExecutable", "OpenVinoRuntime", "compiled_kernels"]
