@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
-
 from qbench.program.graph import Attr, Node, Program
 
 Shape = tuple[int, ...]
@@ -91,7 +89,9 @@ def _flatten(program: Program, node: Node, inputs: list[Shape]) -> Shape:
 def _broadcast(program: Program, node: Node, inputs: list[Shape]) -> Shape:
     if len({len(shape) for shape in inputs}) != 1:  # the batch axis would line up with another one
         raise ValueError(f"inputs {inputs} differ in their number of axes")
-    return tuple(torch.broadcast_shapes(*inputs))
+    if any(len({*sizes} - {1}) > 1 for sizes in zip(*inputs)):
+        raise ValueError(f"inputs {inputs} do not broadcast")
+    return tuple(max(sizes) for sizes in zip(*inputs))
 
 
 def _concat(program: Program, node: Node, inputs: list[Shape]) -> Shape:

@@ -32,7 +32,7 @@ def write_average_pool(values: Values, node: Node) -> None:
     beyond, padding = _beyond(values, node), tuple(a["padding"])
     counts = bool(a["count_include_pad"]) and any(padding)
     source = node.inputs[0]
-    window = {"kernel_shape": list(a["kernel_size"]), "strides": list(a["stride"])}
+    window: dict[str, Any] = {"kernel_shape": list(a["kernel_size"]), "strides": list(a["stride"])}
     if not (counts and any(beyond)):
         window |= {"pads": [*padding, *(p + b for p, b in zip(padding, beyond))], "count_include_pad": int(counts)}
         _write_mean(values, node, "AveragePool", **window)

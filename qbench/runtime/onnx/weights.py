@@ -55,7 +55,8 @@ class LayerCodes:
 
     def parts(self) -> list[Array]:
         """int8 tensors whose sum the weights are: one where they fit, which they do unless zero points differ."""
-        left, found = self.weight, []
+        left: Array = self.weight
+        found: list[Array] = []
         while not found or left.any():
             part = np.clip(left, -128, 127)
             found.append(part.astype(np.int8))

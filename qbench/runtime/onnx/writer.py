@@ -48,7 +48,8 @@ def to_onnx(program: Program, options: OnnxOptions | None = None) -> onnx.ModelP
     last = program.nodes[-1].name
     ends = {"input": program.input_shape, "logits": found[last]}
     metadata = {"producer": "qbench", "form": chosen.form, "signedness": chosen.signedness, "engine": chosen.engine}
-    return values.graph.model(ends, values.real(last), chosen.batch, metadata)
+    model: onnx.ModelProto = values.graph.model(ends, values.real(last), chosen.batch, metadata)
+    return model
 
 
 def save_onnx(program: Program, path: Path, options: OnnxOptions | None = None) -> None:
