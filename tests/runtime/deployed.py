@@ -13,13 +13,14 @@ import onnxruntime
 import torch
 from program.networks import Network, images, randomised
 from program.test_lower import BODIES, quantized
-from torch import Tensor
+from torch import Tensor, nn
 
 from qbench.catalog import options
 from qbench.methods.base import Context
 from qbench.methods.integer_biases import edge_read_by
 from qbench.models.build import build_model
-from qbench.program.graph import Node, Program
+from qbench.program.encodings import Affine, Sparse
+from qbench.program.graph import EdgeSpec, Node, Program
 from qbench.program.integer.network import IntegerModule
 from qbench.program.lower import lower
 from qbench.program.shapes import shapes
@@ -40,6 +41,53 @@ NETWORKS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
 def body(name: str, **parameters: object) -> Program:
     """One of the small networks of :mod:`program.test_lower`, by default with 8-bit weights and activations."""
     return quantized(Network(BODIES[name]), **parameters)
+
+
+class _Wide(nn.Module):
+    """A convolution with groups, dilation and two strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 6, 3, stride=(2, 1), padding=(2, 1), dilation=(2, 1), groups=3)
+            self.fc = nn.Linear(6 * 4 * 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(torch.relu(self.conv(x)).flatten(1))
+        return out
+
+
+def _pooled(pool: Callable[[Tensor], Tensor]) -> Callable[[], Program]:
+    """No ReLU, so that padding with zeros is not padding with the lowest code."""
+    return lambda: quantized(Network(lambda n, x: n.narrow(n.flat(n.pool(pool(n.first(x)))))))
+
+
+def _with_another_grid() -> Program:
+    """A value that would keep the grid of what it reads, on one of its own."""
+    program = body("max pool")
+    first, pool, *rest = program.nodes
+    nodes = (first, Node("same", "identity", ("first",)), replace(pool, inputs=("same",)), *rest)
+    return replace(program, nodes=nodes, edges={**program.edges, "same": EdgeSpec(8, 0, 255, 0.02, 100)})
+
+
+def _sparse() -> Program:
+    program = body("relu")
+    weight = program.tensors["first.weight"]
+    assert isinstance(weight, Affine)
+    mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    kept = Affine(weight.codes[mask], weight.scale[0], weight.zero_point[0], 8, -127, 127)
+    return program.with_tensors({"first.weight": Sparse(mask, kept)})
+
+
+UNUSUAL: dict[str, Callable[[], Program]] = {
+    "groups, dilation, strides": lambda: quantized(_Wide()),
+    "padding counts": _pooled(lambda x: nn.functional.avg_pool2d(x, 3, 2, 1)),
+    "even windows": _pooled(lambda x: nn.functional.adaptive_avg_pool2d(x, (4, 2))),
+    "average of a part at the end": _pooled(lambda x: nn.functional.avg_pool2d(x, 3, 2, ceil_mode=True)),
+    "identity with a grid": _with_another_grid,
+    "sparse codes": _sparse,
+}
 
 
 def baseline(name: str) -> Program:

@@ -33,6 +33,7 @@ from qbench.runtime.onnxruntime import OnnxRuntime, saturates
 
 from .deployed import (
     NETWORKS,
+    UNUSUAL,
     agreement_percent,
     baseline,
     body,
@@ -65,6 +66,49 @@ def test_small_networks_compute_what_the_reference_does(name: str, form: str, si
     different = ((logits - expected).abs() > 1e-5 * expected.abs().max()).double().mean()
     assert float(different) <= (0.5 if CURVES & {node.op for node in program.nodes} else 0.05)
     assert float((logits - expected).abs().max()) <= 0.01 * float(expected.std())
+
+
+@pytest.mark.parametrize("form, signedness", VARIANTS)
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_settings_compute_what_the_reference_does(name: str, form: str, signedness: str) -> None:
+    program = UNUSUAL[name]()
+    x = 2 * images(32, *SHAPE, seed=5)
+    executable = OnnxRuntime(form, signedness).prepare(program)
+    logits, expected = executable(x), reference(program, x)
+    assert executable.kind == "integer"
+    different = (logits - expected).abs() > 1e-5 * expected.abs().max()
+    assert float(different.double().mean()) <= 0.05
+    torch.testing.assert_close(logits, expected, rtol=0.0, atol=0.02 * float(expected.std()))
+    with torch.inference_mode():
+        exact = materialize(float_twin(program))(x)
+    torch.testing.assert_close(OnnxRuntime().prepare(float_twin(program))(x), exact, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_norm_that_stayed_leaves_the_convolution_an_integer_one(tmp_path: Path) -> None:
+    program = body("batch norm", fold_batch_norm=False)
+    assert "batch_norm" in {node.op for node in program.nodes}
+    executable = OnnxRuntime().prepare(program)
+    assert executable.kind == "integer"
+    assert optimized_ops(program, tmp_path, OnnxOptions())["ConvInteger"] == 1
+    x = images(8, *SHAPE, seed=5)
+    with torch.inference_mode():
+        torch.testing.assert_close(executable(x), materialize(program)(x), rtol=0.0, atol=2e-3)
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_a_max_pool_may_have_a_grid_of_its_own(form: str) -> None:
+    program = body("max pool")
+    own = replace(program, edges={**program.edges, "max_pool2d": EdgeSpec(6, -32, 31, 0.05, 3)})
+    x = images(8, *SHAPE, seed=5)
+    with torch.inference_mode():
+        expected = materialize(own)(x)
+        assert float((expected - materialize(program)(x)).abs().max()) > 0.01
+    torch.testing.assert_close(OnnxRuntime(form).prepare(own)(x), expected, rtol=0.0, atol=2e-3)
+
+
+def test_weights_scaled_in_groups_run_as_floats() -> None:
+    executable = OnnxRuntime().prepare(body("relu", granularity="per_group", group_size=9))
+    assert executable.kind == "simulated" and len(executable.fallbacks) == 2
 
 
 @pytest.mark.parametrize("name", BODIES)

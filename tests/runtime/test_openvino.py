@@ -29,6 +29,7 @@ from qbench.runtime.openvino import OpenVinoExecutable, OpenVinoRuntime
 
 from .deployed import (
     NETWORKS,
+    UNUSUAL,
     agreement_percent,
     baseline,
     body,
@@ -58,6 +59,16 @@ def test_small_networks_compute_what_the_reference_does(name: str) -> None:
     logits, expected = executable(x), reference(program, x)
     assert logits.dtype == torch.float32 and logits.shape == expected.shape
     assert float((logits - expected).abs().max()) <= 0.01 * float(expected.std())
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_settings_compute_what_the_reference_does(name: str) -> None:
+    program = UNUSUAL[name]()
+    x = 2 * images(16, *SHAPE, seed=5)
+    executable = OpenVinoRuntime().prepare(program)
+    expected = reference(program, x)
+    assert executable.kind == "integer"
+    torch.testing.assert_close(executable(x), expected, rtol=0.0, atol=0.02 * float(expected.std()))
 
 
 @pytest.mark.parametrize("name", ["relu6", "gelu", "squeeze and excitation", "shortcut", "concat", "average pool"])

@@ -66,15 +66,10 @@ def _float_layer(values: Values, node: Node) -> str:
 
 
 def _between_quantizers(values: Values, node: Node, found: LayerCodes) -> str:
-    """A float operator whose inputs are dequantized codes.
-
-    OpenVINO gets the bias as floats, of the same values: it would dequantize int32 anew in every call.
-    """
+    """A float operator whose inputs are dequantized codes."""
     graph, x = values.graph, values.real(node.inputs[0])
     inputs = [x, _dequantized_weight(values, node, found)]
-    if found.has_bias and values.options.for_openvino:
-        inputs.append(graph.constant(f"{node.name}.bias", found.bias.astype(np.float32) * found.unit))
-    elif found.has_bias:
+    if found.has_bias:
         bias = graph.constant(f"{node.name}.bias", found.bias)
         unit = graph.constant(f"{node.name}.bias.scale", found.unit)
         inputs.append(graph.node("DequantizeLinear", (bias, unit), node.name, suffix=".bias.dq", axis=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qbench.program.graph import Node
 from qbench.runtime.onnx.graph import MICROSOFT
@@ -25,23 +26,26 @@ def write_average_pool(values: Values, node: Node) -> None:
     """Mean of each window.
 
     PyTorch divides by the part of a window that lies in the image or its padding; what ``ceil_mode`` adds behind that
-    never counts. ONNX counts padding or does not. So where windows reach beyond, padding that counts is made part of
-    the image.
+    never counts. ONNX counts padding or does not. And OpenVINO pads codes with 0, whatever their zero point. In both
+    cases the mean of what lies in the image is taken, times its share of the window.
     """
     a: Any = node.attrs
     beyond, padding = _beyond(values, node), tuple(a["padding"])
     counts = bool(a["count_include_pad"]) and any(padding)
-    source = node.inputs[0]
-    window: dict[str, Any] = {"kernel_shape": list(a["kernel_size"]), "strides": list(a["stride"])}
-    if not (counts and any(beyond)):
-        window |= {"pads": [*padding, *(p + b for p, b in zip(padding, beyond))], "count_include_pad": int(counts)}
-        _write_mean(values, node, "AveragePool", **window)
+    grid = values.grids.get(node.inputs[0])
+    moved = values.options.for_openvino and grid is not None and grid.zero_point != 0
+    window = {
+        "kernel_shape": list(a["kernel_size"]),
+        "strides": list(a["stride"]),
+        "pads": [*padding, *(p + b for p, b in zip(padding, beyond))],
+    }
+    if not counts or not (any(beyond) or moved):
+        _write_mean(values, node, "AveragePool", count_include_pad=int(counts), **window)
         return
-    pads = np.array([0, 0, *padding, 0, 0, *padding], np.int64)
-    padded = values.graph.node(
-        "Pad", (values.real(source), values.graph.constant(f"{node.name}.pads", pads)), node.name, suffix=".pad"
-    )
-    values.finish(node, values.graph.node("AveragePool", (padded,), node.name, pads=[0, 0, *beyond], **window))
+    graph = values.graph
+    mean = graph.node("AveragePool", (values.real(node.inputs[0]),), node.name, suffix=".mean", **window)
+    share = graph.constant(f"{node.name}.share", _shares(values, node))
+    values.finish(node, graph.node("Mul", (mean, share), node.name))
 
 
 def write_adaptive_pool(values: Values, node: Node) -> None:
@@ -88,3 +92,15 @@ def _beyond(values: Values, node: Node) -> Pair:
     spans = zip(outputs, a["stride"], a["kernel_size"], size, a["padding"])
     rows, columns = (max(0, (count - 1) * s + k - extent - 2 * p) for count, s, k, extent, p in spans)
     return rows, columns
+
+
+def _shares(values: Values, node: Node) -> NDArray[np.float32]:
+    """Of each window the share that lies in the image, of what lies in the image or its padding, [1, 1, OH, OW]."""
+    a: Any = node.attrs
+    size, outputs = values.shapes[node.inputs[0]][1:], values.shapes[node.name][1:]
+    shares = []
+    for count, s, k, extent, p in zip(outputs, a["stride"], a["kernel_size"], size, a["padding"]):
+        start = np.arange(count) * s - p
+        end = np.minimum(start + k, extent + p)
+        shares.append((np.minimum(end, extent) - np.maximum(start, 0)) / (end - start))
+    return np.multiply.outer(*shares).astype(np.float32)[None, None]
