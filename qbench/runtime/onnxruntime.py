@@ -131,7 +131,8 @@ class OnnxRuntime:
         return {
             "session.qdqisint8allowed": str(int(self.signedness == "s8s8")),  # else it makes uint8 of some int8
             "session.disable_double_qdq_remover": "1",  # it replaces two grids in a row by one that rounds otherwise
-            "session.x64quantprecision": str(int(saturates())),
+            # for uint8 alone: ONNX Runtime has no kernel for int8 by the uint8 it makes of weights
+            "session.x64quantprecision": str(int(self.signedness == "u8s8" and saturates())),
         }
 
 

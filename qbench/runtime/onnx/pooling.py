@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qbench.program.graph import Node
-from qbench.runtime.onnx.graph import MICROSOFT
+from qbench.runtime.onnx.graph import MICROSOFT, Array
 from qbench.runtime.onnx.values import Values
 
 Pair = tuple[int, int]
@@ -34,7 +33,7 @@ def write_average_pool(values: Values, node: Node) -> None:
     counts = bool(a["count_include_pad"]) and any(padding)
     grid = values.grids.get(node.inputs[0])
     moved = values.options.for_openvino and grid is not None and grid.zero_point != 0
-    window = {
+    window: dict[str, Any] = {
         "kernel_shape": list(a["kernel_size"]),
         "strides": list(a["stride"]),
         "pads": [*padding, *(p + b for p, b in zip(padding, beyond))],
@@ -94,7 +93,7 @@ def _beyond(values: Values, node: Node) -> Pair:
     return rows, columns
 
 
-def _shares(values: Values, node: Node) -> NDArray[np.float32]:
+def _shares(values: Values, node: Node) -> Array:
     """Of each window the share that lies in the image, of what lies in the image or its padding, [1, 1, OH, OW]."""
     a: Any = node.attrs
     size, outputs = values.shapes[node.inputs[0]][1:], values.shapes[node.name][1:]
@@ -103,4 +102,5 @@ def _shares(values: Values, node: Node) -> NDArray[np.float32]:
         start = np.arange(count) * s - p
         end = np.minimum(start + k, extent + p)
         shares.append((np.minimum(end, extent) - np.maximum(start, 0)) / (end - start))
-    return np.multiply.outer(*shares).astype(np.float32)[None, None]
+    rows, columns = shares
+    return np.outer(rows, columns).astype(np.float32)[None, None]
