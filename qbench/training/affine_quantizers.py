@@ -49,9 +49,8 @@ class SteppedWeight(WeightQuantizer):
         return self._quantized(latent, self.steps(latent))
 
     def unfolded(self, latent: Tensor, factor: Tensor) -> Tensor:
-        """As the base class says, with the factor in the scale: two passes over the weight less, and two on the way
-        back. A negative factor makes a negative scale, which comes to the same codes.
-        """
+        # The factor goes into the scale: two passes over the weight less, and two on the way back. A negative factor
+        # makes a negative scale, which comes to the same codes.
         if (self.step == "moving" and self.training) or bool((factor == 0).any()):
             return super().unfolded(latent, factor)
         return self._quantized(latent, self.steps(latent) / factor)
