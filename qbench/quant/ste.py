@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 16  # values; the float32 temporaries of that many fit the second-level caches of two cores
+BLOCK = 1 << 16  # values; the float32 temporaries of that many fit the second-level caches of two cores
 _MARGIN = 2.0**-12  # of a step
 
 
@@ -110,7 +110,7 @@ def _blocks(scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, *tensors: T
     rows = scale.numel()
     views = [_rows(tensor, rows) for tensor in tensors]
     zeros: list[int] = zero_point.reshape(-1).tolist()
-    size = _BLOCK if tensors[0].device.type == "cpu" else max(1, tensors[0].numel())
+    size = BLOCK if tensors[0].device.type == "cpu" else max(1, tensors[0].numel())
     if rows == 1:
         for pieces in zip(*(torch.split(view, size, dim=1) for view in views)):
             yield *pieces, scale.reshape(()), qmin - zeros[0], qmax - zeros[0]

@@ -92,7 +92,7 @@ SCALES = {
 def test_blocks_are_no_part_of_the_result(
     monkeypatch: pytest.MonkeyPatch, kind: str, layout: torch.memory_format, block: int
 ) -> None:
-    monkeypatch.setattr("qbench.quant.ste._BLOCK", block)
+    monkeypatch.setattr("qbench.quant.ste.BLOCK", block)
     scale, zero_point = SCALES[kind]
     x = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(2)).contiguous(memory_format=layout)
     grad = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(3))
