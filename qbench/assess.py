@@ -11,14 +11,16 @@ from safetensors.torch import load_file
 
 from qbench.artifact import SizeReport, load, size_report
 from qbench.measure.accuracy import Predictions, agreement_percent
+from qbench.measure.activations import activation_bytes_peak, activation_high_water_bytes
+from qbench.measure.agreement import agreement
 from qbench.measure.complexity import (
-    activation_high_water_bytes,
     effective_parameters,
     input_bits,
     layer_bops,
     layer_macs,
     num_parameters,
 )
+from qbench.measure.energy import PICO_PER_MICRO, energy_table, node_energies
 from qbench.measure.intervals import paired_difference, wilson_interval
 from qbench.measure.sqnr import sqnr_db, weight_sqnr
 from qbench.program.encodings import Float, Sparse
@@ -28,8 +30,19 @@ from qbench.record import Record
 from qbench.stages import ARTIFACT, PREDICTIONS, read_facts
 
 
-def assess(record: Record, trained: Path, own: Path, baseline: Path, own_score: Path, baseline_score: Path) -> Record:
-    """Fill the accuracy, size, complexity and provenance fields from the folders of a run's stages."""
+def assess(
+    record: Record,
+    trained: Path,
+    own: Path,
+    baseline: Path,
+    own_score: Path,
+    baseline_score: Path,
+    integers: Path | None = None,
+) -> Record:
+    """Fill the accuracy, size, complexity and provenance fields from the folders of a run's stages.
+
+    ``integers`` is the score of the integer reference, None where it is not compared with.
+    """
     training, quantizing, scoring = read_facts(trained), read_facts(own), read_facts(own_score)
     program, reference = load(own / ARTIFACT), load(baseline / ARTIFACT)
     sizes = size_report(own / ARTIFACT)
@@ -43,6 +56,7 @@ def assess(record: Record, trained: Path, own: Path, baseline: Path, own_score: 
         latency_kind=scoring["latency_kind"],
     )
     record = _with_accuracy(record, _predictions(own_score), _predictions(baseline_score))
+    record = _with_agreement(record, own_score, integers)
     record = _with_size(record, sizes, (baseline / ARTIFACT).stat().st_size, program)
     record = _with_layers(record, program, reference, sizes)
     return replace(record, sensitivity=_sensitivity(program), warning=_warnings(record, program))
@@ -72,6 +86,19 @@ def _with_accuracy(record: Record, own: Predictions, baseline: Predictions) -> R
         delta_high_points=difference.high,
         delta_p_value=difference.p_value,
         agreement_percent=agreement_percent(own.logits, baseline.logits),
+    )
+
+
+def _with_agreement(record: Record, own_score: Path, integers: Path | None) -> Record:
+    """Against the integer reference, where it was asked for and the program has an integer form."""
+    if integers is None or "unsupported" in read_facts(integers):
+        return record
+    found = agreement(_predictions(own_score).logits, _predictions(integers).logits)
+    return replace(
+        record,
+        agreement_integer_percent=found.top1_percent,
+        identical_logits_percent=found.identical_logits_percent,
+        largest_logit_difference=found.largest_difference,
     )
 
 
@@ -107,6 +134,7 @@ def _with_layers(record: Record, program: Program, reference: Program, sizes: Si
     comparable = fold_batch_norm(reference) if folded else reference
     sqnr = weight_sqnr(comparable, program)
     macs, bops = layer_macs(program), layer_bops(program)
+    energies = node_energies(program, {tensor.name: tensor.bytes for tensor in sizes.tensors})
     stored = {tensor.name: tensor for tensor in sizes.tensors}
     layers: list[dict[str, Any]] = []
     for node in program.layers():
@@ -122,6 +150,7 @@ def _with_layers(record: Record, program: Program, reference: Program, sizes: Si
                 "bytes": tensor.bytes,
                 "macs": macs[node.name],
                 "bops": bops[node.name],
+                "energy_modelled_uJ": energies[node.name].total_pJ / PICO_PER_MICRO,
                 "sqnr_db": _finite(sqnr.get(node.name)),
             }
         )
@@ -130,7 +159,10 @@ def _with_layers(record: Record, program: Program, reference: Program, sizes: Si
         layers=tuple(layers),
         macs=sum(macs.values()),
         bops=sum(bops.values()),
+        energy_modelled_uJ=sum(energy.total_pJ for energy in energies.values()) / PICO_PER_MICRO,
+        energy_model=energy_table().name,
         sqnr_db=_finite(_total_sqnr(comparable, program)),
+        activation_bytes_peak=activation_bytes_peak(program),
         activation_high_water_bytes=activation_high_water_bytes(program, 1),
     )
 

@@ -151,7 +151,7 @@ def _compose_cell(
         problems += here
     if problems or here:
         return replace(unrun, skipped="; ".join(here), facts=_facts(composed)), problems
-    config, notes = resolve(composed, defaults)
+    config, notes = resolve(composed, defaults, composer.config_dir)
     if composed["act_bits"] is not None and find(composed["method"], "act_bits") is None and not multirun:
         name = config.method.name
         problems.append(f"act_bits={composed['act_bits']}: method={name} quantizes weights only; leave act_bits out.")

@@ -120,7 +120,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What the profile stage measures and how hard it tries."""
+    """What the profile stage measures and how hard it tries; ``agreement`` says when to compare with the integers."""
 
     latency: bool = True
     memory: bool = True
@@ -129,6 +129,7 @@ class MeasureConfig:
     max_seconds: float = 20.0
     turn_seconds: float = 0.1
     ratio_tolerance: float = 0.05
+    agreement: str = "deployed"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from qbench.limits import describe
 from qbench.steps import flat, flat_limits
 
 if TYPE_CHECKING:
+    from qbench.artifact import SizeReport
     from qbench.program.encodings import Encoding
+    from qbench.program.graph import Program
 
 PLURALS = {f"{group}s": group for group in GROUPS} | {"runtimes": "runtime"}
 
@@ -96,25 +98,44 @@ def inspect(words: Sequence[str]) -> int:
 
 def _print_artifact(console: Console, path: Path, baseline: Path | None) -> None:
     from qbench.artifact import load, size_report
-    from qbench.measure.complexity import bops, layer_macs, macs, num_parameters
+
+    program, sizes = load(path), size_report(path)
+    table = _layer_table(program, sizes, _sqnr(program, path, baseline))
+    table.title = escape(str(path))
+    console.print(table)
+    if "sensitivity" in program.provenance:
+        console.print(_sensitivity_table(program.provenance["sensitivity"]))
+    for name, text in _facts(program, sizes).items():
+        console.print(f"{name:<12}{text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _sqnr(program: Program, path: Path, baseline: Path | None) -> dict[str, float]:
+    """SQNR of each layer against the float weights of ``baseline``; empty without one."""
+    from qbench.artifact import load
     from qbench.measure.sqnr import weight_sqnr
     from qbench.program.transform import fold_batch_norm
 
-    program, sizes = load(path), size_report(path)
-    sqnr = {}
-    if baseline is not None:
-        reference = load(baseline)
-        if {node.name for node in reference.nodes} != {node.name for node in program.nodes}:
-            reference = fold_batch_norm(reference)
-        if not {node.name for node in program.layers()} <= {node.name for node in reference.layers()}:
-            raise ArtifactError(f"{baseline}: is of another network than {path}")
-        sqnr = weight_sqnr(reference, program)
+    if baseline is None:
+        return {}
+    reference = load(baseline)
+    if {node.name for node in reference.nodes} != {node.name for node in program.nodes}:
+        reference = fold_batch_norm(reference)
+    if not {node.name for node in program.layers()} <= {node.name for node in reference.layers()}:
+        raise ArtifactError(f"{baseline}: is of another network than {path}")
+    return weight_sqnr(reference, program)
+
+
+def _layer_table(program: Program, sizes: SizeReport, sqnr: Mapping[str, float]) -> Table:
+    from qbench.measure.complexity import input_bits, layer_bops, layer_macs
+    from qbench.measure.energy import PICO_PER_MICRO, node_energies
+
     stored = {tensor.name: tensor for tensor in sizes.tensors}
-    operations = layer_macs(program)
-    table = Table(title=escape(str(path)), title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
+    macs, bops = layer_macs(program), layer_bops(program)
+    energies = node_energies(program, {tensor.name: tensor.bytes for tensor in sizes.tensors})
+    table = Table(title_justify="left", box=box.SIMPLE_HEAD, header_style="bold")
     for heading in ("layer", "op", "shape", "encoding"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("bits", "bytes", "MACs", *(["SQNR dB"] if sqnr else [])):
+    for heading in ("bits", "a bits", "bytes", "MACs", "BOPs", "µJ", *(["SQNR dB"] if sqnr else [])):
         table.add_column(heading, justify="right")
     octal_notation = program.provenance.get("notation") == "octal"
     if octal_notation:
@@ -122,27 +143,36 @@ def _print_artifact(console: Console, path: Path, baseline: Path | None) -> None
     for node in program.layers():
         tensor = stored[f"{node.name}.weight"]
         shape = "x".join(str(size) for size in tensor.shape)
-        cells = [node.name, node.op, shape, tensor.encoding, str(tensor.bits), f"{tensor.bytes:,}"]
-        cells.append(f"{operations[node.name]:,}")
+        cells = [node.name, node.op, shape, tensor.encoding, str(tensor.bits), str(input_bits(program, node.name))]
+        cells += [f"{count:,}" for count in (tensor.bytes, macs[node.name], bops[node.name])]
+        cells.append(f"{energies[node.name].total_pJ / PICO_PER_MICRO:.3g}")
         cells += [f"{sqnr.get(node.name, float('nan')):.1f}"] if sqnr else []
         table.add_row(*cells, *([_first_octals(program.tensors[tensor.name])] if octal_notation else []))
-    console.print(table)
+    return table
+
+
+def _facts(program: Program, sizes: SizeReport) -> dict[str, str]:
+    """What holds of the whole artefact, by heading."""
+    from qbench.measure.activations import activation_bytes_peak
+    from qbench.measure.complexity import bops, effective_parameters, macs, num_parameters
+    from qbench.measure.energy import energy_modelled_uJ, energy_table
+
     made = program.provenance
-    if "sensitivity" in made:
-        console.print(_sensitivity_table(made["sensitivity"]))
-    facts = {
+    energy = energy_modelled_uJ(program, {tensor.name: tensor.bytes for tensor in sizes.tensors})
+    return {
         "made by": " ".join([str(made.get("method", "?")), *_settings(flat(made.get("params") or {}))]),
         "network": f"{made.get('model', '?')} on {made.get('dataset', '?')}, input {program.input_shape}",
         "operations": f"{macs(program):,} MACs, {bops(program):,} BOPs per image",
+        "energy": f"{energy:,.4g} µJ per image, modelled ({energy_table().name})",
         "parameters": f"{num_parameters(program):,}",
+        "effective": f"{effective_parameters(sizes.size_bytes):,.1f} parameters of 32 bits would take as many bytes",
         "activations": f"{len(program.edges)} quantized edges" if program.edges else "float",
+        "memory": f"{activation_bytes_peak(program):,} bytes of activations at once, for one image",
         "bytes": f"{sizes.size_bytes:,} = codes {sizes.codes_bytes:,} + codebooks {sizes.codebooks_bytes:,} + "
         f"scales {sizes.scales_bytes:,} + floats {sizes.floats_bytes:,} + masks {sizes.masks_bytes:,} + "
         f"container {sizes.container_bytes:,}; theoretical {sizes.theoretical_bits / 8:,.1f}"
         + (f"; {sizes.fixed_width_bytes:,} without entropy coding" if program.entropy_coding else ""),
     }
-    for name, text in facts.items():
-        console.print(f"{name:<12}{text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _first_octals(encoding: Encoding) -> str:

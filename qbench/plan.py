@@ -2,6 +2,8 @@
 
     train     one float baseline per (data set and its split, network, recipe, seed)         no method in its key
     quantize  the method's artefact (and, as method fp32, the float artefact it is compared with)
+    choose    with runtime=auto: the fastest runtime for the artefact and each batch size, on this machine
+    reference the artefact's logits computed with integers alone, once for all its runtimes
     score     accuracy of one artefact on the test images
     profile   latency and memory of the artefact, beside the float artefact, on this machine
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,8 +28,11 @@ from qbench.steps import TARGET, steps
 from qbench.store import Store, content_key
 
 TORCH = Choice("torch", "qbench.runtime.torch_runtime.TorchRuntime", {"channels_last": True})
+INTEGER = Choice("integer", "qbench.runtime.integer.IntegerRuntime", {"check": False})
+AUTO = "qbench.runtime.auto.AutoRuntime"
+ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version decide what runtime=auto may choose
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
-VERSIONS = {"train": 1, "quantize": 1, "score": 1, "profile": 1}
+VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "profile": 1}
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,14 @@ class Plan:
     score: PlannedStage
     profile: PlannedStage | None
     run_id: str
+    choose: PlannedStage | None = None
+    reference: PlannedStage | None = None
 
     @property
     def stages(self) -> tuple[PlannedStage, ...]:
         """In execution order, each key once."""
-        listed = (self.train, self.baseline, self.baseline_score, self.quantize, self.score, self.profile)
+        of_baseline, own = (self.train, self.baseline, self.baseline_score), (self.quantize, self.choose)
+        listed = (*of_baseline, *own, self.reference, self.score, self.profile)
         unique = {(stage.stage, stage.key): stage for stage in listed if stage is not None}
         return tuple(unique.values())
 
@@ -66,53 +75,92 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
         config: A validated run.
         baseline: The method that stores the network as it is (fp32).
     """
-    store = Store(config.store_dir)
+    planner = _Planner(config)
+    train = planner.train()
+    float_artefact, own_artefact = planner.artefact(train, baseline), planner.artefact(train, config.method)
+    choose = planner.choose(own_artefact) if config.runtime.target == AUTO else None
+    runtime = _identity(config.runtime) if choose is None else {"choose": choose.key}
+    score = planner.score(own_artefact, runtime)
+    asked = config.measure.latency or config.measure.memory
+    profile = planner.profile(float_artefact, own_artefact, runtime) if asked else None
+    compares = compares_with_integers(config)
+    reference = planner.reference(own_artefact) if compares or is_reference(config.runtime) else None
+    names = f"{config.dataset.choice.name} {config.model.choice.name} {config.method.name}"
+    identity = [names, score.key, profile.key if profile else None]
+    identity += [reference.key] if reference is not None and compares else []
+    return Plan(
+        train=train,
+        baseline=float_artefact,
+        quantize=own_artefact,
+        baseline_score=planner.score(float_artefact, _identity(baseline_runtime(config))),
+        score=score,
+        profile=profile,
+        run_id=content_key("run", 1, identity)[:12],
+        choose=choose,
+        reference=reference,
+    )
 
-    def planned(stage: str, subject: str, fields: dict[str, Any]) -> PlannedStage:
-        key = content_key(stage, VERSIONS[stage], fields)
-        return PlannedStage(stage, subject, key, store.has(stage, key))
 
-    where = {"device": config.device, "threads": config.threads}
-    network = f"{config.model.choice.name} on {config.dataset.choice.name}"
-    train = planned("train", network, {**_training_fields(config), **where})
+class _Planner:
+    """One method per stage: which fields its key covers."""
 
-    def artefact(method: Choice) -> PlannedStage:
-        calibration = {"calibration_images": config.dataset.calibration_images, "seed": config.seed}
-        fields = {"train": train.key, "method": _identity(method), **calibration, **where}
-        return planned("quantize", method.title, fields)
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.store = Store(config.store_dir)
+        self.where = {"device": config.device, "threads": config.threads}
+        self.data = {"dataset": _dataset_fields(config.dataset), "limit_test": config.limit_test}
 
-    def score(made: PlannedStage, runtime: Choice) -> PlannedStage:
-        data = {"dataset": _dataset_fields(config.dataset), "limit_test": config.limit_test}
-        fields = {"artefact": made.key, **data, "runtime": _identity(runtime), **where}
-        return planned("score", made.subject, fields)
+    def train(self) -> PlannedStage:
+        network = f"{self.config.model.choice.name} on {self.config.dataset.choice.name}"
+        return self._planned("train", network, {**_training_fields(self.config), **self.where})
 
-    float_artefact, own_artefact = artefact(baseline), artefact(config.method)
-    float_runtime = baseline_runtime(config)
-    profile = None
-    if config.measure.latency or config.measure.memory:
+    def artefact(self, train: PlannedStage, method: Choice) -> PlannedStage:
+        calibration = {
+            "calibration_images": self.config.dataset.calibration_images,
+            "seed": self.config.seed,
+        }
+        fields = {"train": train.key, "method": _identity(method), **calibration, **self.where}
+        return self._planned("quantize", method.title, fields)
+
+    def choose(self, made: PlannedStage) -> PlannedStage:
         fields = {
-            "artefact": own_artefact.key,
-            "baseline": float_artefact.key,
-            "runtime": _identity(config.runtime),
-            "measure": asdict(config.measure),
-            "threads": config.threads,
+            "artefact": made.key,
+            "candidates": [_identity(candidate) for candidate in candidates_of(self.config.runtime)],
+            "measure": self._timing(),
+            "threads": self.config.threads,
+            "machine": {**machine_fields(), **versions_of(ENGINES)},
+        }
+        return self._planned("choose", made.subject, fields)
+
+    def reference(self, made: PlannedStage) -> PlannedStage:
+        # integers are exact: neither threads nor the device that made the file matter beyond the file itself
+        return self._planned("reference", made.subject, {"artefact": made.key, **self.data})
+
+    def score(self, made: PlannedStage, runtime: Mapping[str, Any]) -> PlannedStage:
+        fields = {"artefact": made.key, **self.data, "runtime": runtime, **self.where}
+        return self._planned("score", made.subject, fields)
+
+    def profile(self, baseline: PlannedStage, own: PlannedStage, runtime: Mapping[str, Any]) -> PlannedStage:
+        fields = {
+            "artefact": own.key,
+            "baseline": baseline.key,
+            "runtime": runtime,
+            "measure": self._timing(),
+            "threads": self.config.threads,
             "machine": machine_fields(),
         }
-        if float_runtime != config.runtime:
+        float_runtime = baseline_runtime(self.config)
+        if float_runtime != self.config.runtime:
             fields["baseline_runtime"] = _identity(float_runtime)
-        profile = planned("profile", config.method.title, fields)
-    own_score = score(own_artefact, config.runtime)
-    names = f"{config.dataset.choice.name} {config.model.choice.name} {config.method.name}"
-    identity = [names, own_score.key, profile.key if profile else None]
-    return Plan(
-        train,
-        float_artefact,
-        own_artefact,
-        score(float_artefact, float_runtime),
-        own_score,
-        profile,
-        content_key("run", 1, identity)[:12],
-    )
+        return self._planned("profile", own.subject, fields)
+
+    def _timing(self) -> dict[str, Any]:
+        """How to measure, without what says what to compare."""
+        return {name: value for name, value in asdict(self.config.measure).items() if name != "agreement"}
+
+    def _planned(self, stage: str, subject: str, fields: dict[str, Any]) -> PlannedStage:
+        key = content_key(stage, VERSIONS[stage], fields)
+        return PlannedStage(stage, subject, key, self.store.has(stage, key))
 
 
 def baseline_of(config: RunConfig, baseline: Choice) -> RunConfig:
@@ -125,15 +173,41 @@ def baseline_runtime(config: RunConfig) -> Choice:
     return config.runtime if config.runtime.target == TORCH.target else TORCH
 
 
+def is_reference(runtime: Choice) -> bool:
+    """Whether a runtime is the integer reference itself, so that its score is the reference's."""
+    return runtime.identity() == INTEGER.identity()
+
+
+def compares_with_integers(config: RunConfig) -> bool:
+    """Whether a run's logits are compared with the integer reference's.
+
+    ``deployed`` leaves torch out: there the answer is about the simulation and the same for every run of a sweep over
+    methods, at the cost of a slow pass over the test images for each; on the engines it is about the deployed kernels.
+    """
+    asked = config.measure.agreement
+    deployed = config.runtime.target != TORCH.target
+    return not is_reference(config.runtime) and (asked == "always" or (asked == "deployed" and deployed))
+
+
+def candidates_of(runtime: Choice) -> tuple[Choice, ...]:
+    """The runtimes that runtime=auto chooses from; see :func:`qbench.resolve.resolve`."""
+    return tuple(Choice(one["name"], one["target"], one["params"]) for one in runtime.params["candidates"])
+
+
 def machine_fields() -> dict[str, str]:
     """What a measurement depends on beside its inputs: the processor and the versions of the engines."""
+    return {"cpu": cpu_model(), "system": platform.system(), **versions_of(("torch", "qbench"))}
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """The installed version of each, ``unknown`` where there is none."""
     versions = {}
-    for package in ("torch", "qbench"):
+    for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "unknown"
-    return {"cpu": cpu_model(), "system": platform.system(), **versions}
+    return versions
 
 
 def _training_fields(config: RunConfig) -> dict[str, Any]:

@@ -31,6 +31,11 @@ class Record:
     ``fixed_width_bytes`` is what ``size_bytes`` would be without entropy coding.
     ``sensitivity`` has one mapping per layer and option where the method measured one.
     ``latency`` has one mapping per batch size; the flat ``latency_*`` fields repeat the first of them.
+    ``energy_modelled_uJ`` is computed from the program (``energy_model`` names the constants), ``energy_measured_J`` is
+    read from the processor's counters; both are per image, and they have nothing to do with one another.
+    ``agreement_integer_percent``, ``identical_logits_percent`` and ``largest_logit_difference`` compare with the
+    integer reference; None where the program has no integer form or nobody asked.
+    ``runtime_chosen`` and ``candidates`` (one mapping per runtime and batch size) are those of ``runtime`` auto.
     """
 
     run_id: str
@@ -104,6 +109,15 @@ class Record:
     format: int = FORMAT
     sparsity_percent: float | None = None
     fixed_width_bytes: int | None = None
+    energy_modelled_uJ: float | None = None
+    energy_model: str | None = None
+    energy_measured_J: float | None = None
+    activation_bytes_peak: int | None = None
+    agreement_integer_percent: float | None = None
+    identical_logits_percent: float | None = None
+    largest_logit_difference: float | None = None
+    runtime_chosen: str | None = None
+    candidates: tuple[Mapping[str, Any], ...] = ()
 
     def save(self, folder: Path) -> Path:
         """Write ``folder/RUN_ID.json`` whole or not at all."""
@@ -136,7 +150,7 @@ def load_record(path: Path) -> Record:
         found = content["format"]
         if found != FORMAT:
             raise ValueError(f"record format {found}; this qbench reads {FORMAT}")
-        for name in ("latency", "layers", "sensitivity", "history"):
+        for name in ("latency", "layers", "sensitivity", "history", "candidates"):
             content[name] = tuple(content.get(name) or ())
         return Record(**{key: value for key, value in content.items() if key in _KNOWN})
     except (KeyError, TypeError, ValueError) as error:

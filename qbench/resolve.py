@@ -12,18 +12,22 @@ from qbench import steps
 from qbench.catalog import COMMON, DESCRIPTIVE, options
 from qbench.config import AugmentConfig, Choice, DatasetConfig, MeasureConfig, ModelConfig, RunConfig, TrainConfig
 from qbench.machine import physical_cores
+from qbench.plan import AUTO
 from qbench.refusals import SHORTHANDS
 
 TINY = {"epochs": 1, "batch_size": 32, "limit_train": 320, "limit_test": 128, "calibration_images": 32}
 TINY_METHOD = {"epochs": 1, "batch_size": 32, "iterations": 20}  # the same for methods that train
 
 
-def resolve(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
+def resolve(
+    container: Mapping[str, Any], defaults: Mapping[str, Any], config_dir: Path | None = None
+) -> tuple[RunConfig, tuple[str, ...]]:
     """A composed, validated config as a :class:`RunConfig`, and notes on keys its method ignores.
 
     Args:
         container: The composed config as plain data.
         defaults: The same with the chosen options' own values, to name what was changed.
+        config_dir: The user's own config folder, where runtime=auto looks for candidates too.
     """
     method, notes = _method(container, defaults["method"])
     tiny = bool(container["tiny"])
@@ -63,7 +67,7 @@ def resolve(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
         ),
         method=method,
         train=train,
-        runtime=_choice("runtime", container),
+        runtime=_runtime(container, config_dir),
         measure=measure,
         seed=container["seed"],
         device=container["device"],
@@ -111,6 +115,19 @@ def _method(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
     usual = steps.flat(defaults)
     changed = [f"{k}={v}" for k, v in steps.flat(params).items() if k not in bits and v != usual.get(k)]
     return replace(choice, params=params, variant=" ".join(changed)), tuple(notes)
+
+
+def _runtime(container: Mapping[str, Any], config_dir: Path | None) -> Choice:
+    """The runtime; that of auto with, for each candidate it names, what its YAML builds (nothing where it has none)."""
+    choice = _choice("runtime", container)
+    if choice.target != AUTO:
+        return choice
+    known = options("runtime", config_dir)
+    candidates = []
+    for name in dict.fromkeys(choice.params["candidates"]):
+        target, params = _target_and_params("runtime", known[name].load()) if name in known else ("", {})
+        candidates.append({"name": name, "target": target, "params": params})
+    return replace(choice, params={**choice.params, "candidates": candidates})
 
 
 def _shrunk(params: Mapping[str, Any]) -> dict[str, Any]:

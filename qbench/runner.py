@@ -5,26 +5,30 @@ from __future__ import annotations
 import os
 import shutil
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qbench.assess import assess
 from qbench.assets import pin_threads
+from qbench.choose import choose_stage, chosen_runtimes
 from qbench.config import Choice, RunConfig, bits_label
 from qbench.errors import ConfigError, QBenchError
 from qbench.exclusive import busy
 from qbench.files import write_atomic
 from qbench.measure.environment import environment
-from qbench.plan import Plan, baseline_runtime
+from qbench.plan import Plan, PlannedStage, baseline_runtime, compares_with_integers, is_reference
 from qbench.progress import Progress
 from qbench.record import Record
 from qbench.stages import (
     ARTIFACT,
+    adopt_reference_stage,
     profile_stage,
     quantize_stage,
     read_facts,
+    reference_stage,
     score_stage,
     train_stage,
 )
@@ -33,6 +37,7 @@ from qbench.store import Store
 ABOUT_THE_CALL = ("data_dir", "output_dir", "store_dir", "dry", "traceback")  # not about what was run
 
 
+ALONE = ("choose", "profile")  # the stages that measure time: they look for others instead of showing themselves
 BUSY_PERCENT = 25.0  # of all processors; above, a timing deserves a warning
 
 
@@ -77,51 +82,97 @@ def run_folder(config: RunConfig, run_id: str) -> Path:
 
 
 def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
-    store = Store(config.store_dir)
     pin_threads(config.threads)
-
-    def make(stage: str, key: str, action: Any) -> Path:
-        def guarded(folder: Path) -> None:
-            with busy():
-                action(folder)
-
-        folder, cached = store.get_or_make(stage, key, action if stage == "profile" else guarded)
-        if not cached:
-            progress.line(f"{stage} {key} done")
-        return folder
-
-    trained = make("train", plan.train.key, lambda f: train_stage(config, f, progress))
-    folders = {}
+    made = _Stages(config, plan, progress)
+    trained = made.folder("train", plan.train.key, lambda f: train_stage(config, f, progress))
+    reference = made.artifact(plan.baseline, baseline, trained)
     float_runtime = baseline_runtime(config)
-    for part, method, runtime in (("baseline", baseline, float_runtime), ("own", config.method, config.runtime)):
-        made = plan.baseline if part == "baseline" else plan.quantize
-        scored = plan.baseline_score if part == "baseline" else plan.score
-        artifact = make("quantize", made.key, lambda f, m=method: quantize_stage(config, m, trained, f, progress))
-        folders[part] = artifact
-        folders[f"{part}_score"] = make(
-            "score", scored.key, lambda f, a=artifact, r=runtime: score_stage(config, r, a / ARTIFACT, f)
-        )
-    profile: Mapping[str, Any] = {}
-    if plan.profile is not None:
-        key = plan.profile.key
-        own, reference = folders["own"] / ARTIFACT, folders["baseline"] / ARTIFACT
-        folder = make("profile", key, lambda f: profile_stage(config, own, reference, float_runtime, f))
-        profile = read_facts(folder)
-        if profile["contended"]:
-            store.discard("profile", key)  # shown with a warning this time, measured again the next
+    reference_score = made.score(plan.baseline_score, reference, float_runtime)
+    own = made.artifact(plan.quantize, config.method, trained)
+    chosen = made.choice(own)
+    integers = made.integers(own)
+    own_score = made.own_score(own, chosen, integers)
+    profile = made.profile(own, reference, float_runtime, chosen)
     record = blank_record(config, plan.run_id, "ok")
-    record = assess(
-        record, trained, folders["own"], folders["baseline"], folders["own_score"], folders["baseline_score"]
-    )
-    record = _with_profile(record, profile)
+    compared = integers if compares_with_integers(config) else None
+    record = assess(record, trained, own, reference, own_score, reference_score, compared)
+    record = _with_choice(_with_profile(record, profile), made.choice_facts)
+    made.forget_contended(profile)
     place = run_folder(config, plan.run_id)
-    _copy(folders["own"] / ARTIFACT, place / ARTIFACT)
+    _copy(own / ARTIFACT, place / ARTIFACT)
     return replace(
         record,
         artifact=str(place / ARTIFACT),
         stage_keys={f"{stage.stage}:{stage.subject}": stage.key for stage in plan.stages},
         environment=environment(),
     )
+
+
+class _Stages:
+    """The stages of one run through the store: each made if it is not there, as the folder of its files."""
+
+    def __init__(self, config: RunConfig, plan: Plan, progress: Progress) -> None:
+        self.config, self.plan, self.progress = config, plan, progress
+        self.store = Store(config.store_dir)
+        self.choice_facts: Mapping[str, Any] = {}
+
+    def folder(self, stage: str, key: str, action: Callable[[Path], None]) -> Path:
+        def guarded(folder: Path) -> None:
+            with busy():
+                action(folder)
+
+        folder, cached = self.store.get_or_make(stage, key, action if stage in ALONE else guarded)
+        if not cached:
+            self.progress.line(f"{stage} {key} done")
+        return folder
+
+    def artifact(self, planned: PlannedStage, method: Choice, trained: Path) -> Path:
+        make = partial(quantize_stage, self.config, method, trained, progress=self.progress)
+        return self.folder("quantize", planned.key, lambda folder: make(folder=folder))
+
+    def score(self, planned: PlannedStage, artifact: Path, runtime: Choice) -> Path:
+        make = partial(score_stage, self.config, runtime, artifact / ARTIFACT)
+        return self.folder("score", planned.key, make)
+
+    def choice(self, own: Path) -> Mapping[int, Choice] | None:
+        """What runtime=auto has chosen at each batch size; None with any other runtime."""
+        if self.plan.choose is None:
+            return None
+        folder = self.folder("choose", self.plan.choose.key, partial(choose_stage, self.config, own / ARTIFACT))
+        self.choice_facts = read_facts(folder)
+        return chosen_runtimes(self.config, folder)
+
+    def integers(self, own: Path) -> Path | None:
+        if self.plan.reference is None:
+            return None
+        make = partial(reference_stage, self.config, own / ARTIFACT)
+        return self.folder("reference", self.plan.reference.key, make)
+
+    def own_score(self, own: Path, chosen: Mapping[int, Choice] | None, integers: Path | None) -> Path:
+        """On the run's runtime; with runtime=auto on the one chosen for the first batch size."""
+        if integers is not None and is_reference(self.config.runtime):
+            make = partial(adopt_reference_stage, integers, own / ARTIFACT)
+            return self.folder("score", self.plan.score.key, make)
+        runtime = self.config.runtime if chosen is None else chosen[self.config.measure.batch_sizes[0]]
+        return self.score(self.plan.score, own, runtime)
+
+    def profile(
+        self, own: Path, reference: Path, float_runtime: Choice, chosen: Mapping[int, Choice] | None
+    ) -> Mapping[str, Any]:
+        if self.plan.profile is None:
+            return {}
+        files = own / ARTIFACT, reference / ARTIFACT
+        make = partial(profile_stage, self.config, *files, float_runtime, chosen=chosen)
+        return read_facts(self.folder("profile", self.plan.profile.key, make))
+
+    def forget_contended(self, profile: Mapping[str, Any]) -> None:
+        """Figures of a busy machine are shown with a warning this time, and measured again the next."""
+        stages = [self.plan.profile] if profile.get("contended") else []
+        if self.choice_facts.get("contended"):  # the score is that of a runtime it may not choose next time
+            stages = [self.plan.choose, self.plan.score, self.plan.profile]
+        for stage in stages:
+            if stage is not None:
+                self.store.discard(stage.stage, stage.key)
 
 
 def _with_profile(record: Record, profile: Mapping[str, Any]) -> Record:
@@ -146,6 +197,7 @@ def _with_profile(record: Record, profile: Mapping[str, Any]) -> Record:
             latency_ratio_low=first["ratio_low"],
             latency_ratio_high=first["ratio_high"],
             latency_baseline_runtime=profile.get("baseline_runtime", record.runtime),
+            energy_measured_J=first.get("candidate_energy_J"),
             batch_size=first["batch_size"],
         )
     load = profile.get("foreign_load_percent", 0.0)
@@ -155,8 +207,30 @@ def _with_profile(record: Record, profile: Mapping[str, Any]) -> Record:
     if profile["contended"]:
         warning = "contended: another qbench stage ran while latency was measured; run again for ratios"
         record = replace(record, warning="; ".join(filter(None, [record.warning, warning])))
+        unread = {"candidate_energy_J": None, "baseline_energy_J": None}  # the others' energy is in those counters too
+        record = replace(record, energy_measured_J=None, latency=tuple({**one, **unread} for one in record.latency))
     simulated = record.latency_kind == "simulated"  # slower than what it stands for: no ratio means anything
     return _without_ratios(record) if simulated or profile["contended"] else record
+
+
+def _with_choice(record: Record, choice: Mapping[str, Any]) -> Record:
+    """What runtime=auto measured and chose; a warning where the row's accuracy is not that of every batch size."""
+    if not choice:
+        return record
+    chosen: Mapping[str, str] = choice["chosen"]
+    first = next(iter(record.config["measure"]["batch_sizes"]))
+    warnings = [record.warning] if record.warning else []
+    if len(set(chosen.values())) > 1:
+        listed = ", ".join(f"{name} at batch {size}" for size, name in chosen.items())
+        warnings.append(f"runtimes differ by batch size: {listed}; accuracy is that of {chosen[str(first)]}")
+    if choice["contended"]:
+        warnings.append("contended: another qbench stage ran while runtimes were compared; run again to choose anew")
+    return replace(
+        record,
+        runtime_chosen=chosen[str(first)],
+        candidates=tuple(choice["candidates"]),
+        warning="; ".join(warnings) or None,
+    )
 
 
 def _without_ratios(record: Record) -> Record:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ from torch import Tensor, nn
 
 from qbench.artifact import load, save
 from qbench.assets import instantiate, load_test_images, load_training_data, make_network
-from qbench.config import AugmentConfig, Choice, RunConfig, TrainConfig
+from qbench.config import AugmentConfig, Choice, MeasureConfig, RunConfig, TrainConfig
 from qbench.data.augment import eval_batches
 from qbench.data.base import TrainingData
-from qbench.errors import MethodError
+from qbench.errors import MethodError, RuntimeUnavailable
 from qbench.exclusive import foreign_load_percent, others_busy, profiling
 from qbench.files import file_sha256, write_atomic
 from qbench.measure.latency import LatencySettings, measure_workers
 from qbench.measure.memory import memory_of
 from qbench.measure.worker import Worker, artifact_engine
 from qbench.methods.base import Context, External, Method, Tuning
+from qbench.plan import INTEGER
 from qbench.program.graph import Program
 from qbench.program.materialize import materialize
 from qbench.program.trace import trace
@@ -166,10 +168,47 @@ def score_stage(config: RunConfig, runtime: Choice, artifact: Path, folder: Path
     write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test)})
 
 
-def profile_stage(config: RunConfig, artifact: Path, baseline: Path, baseline_runtime: Choice, folder: Path) -> None:
+def reference_stage(config: RunConfig, artifact: Path, folder: Path) -> None:
+    """Score the file with integers alone; leaves its logits, or the reason why it has no integer form."""
+    reason = load_runtime(INTEGER.target, INTEGER.params).supports(load(artifact))
+    if reason is None:
+        score_stage(config, INTEGER, artifact, folder)
+    else:
+        write_facts(folder, {"unsupported": reason})
+
+
+def adopt_reference_stage(reference: Path, artifact: Path, folder: Path) -> None:
+    """The score of runtime=integer: that of the reference, which is not computed a second time.
+
+    Raises:
+        RuntimeUnavailable: The file has no integer form.
+    """
+    facts = read_facts(reference)
+    if (reason := facts.get("unsupported")) is not None:
+        raise RuntimeUnavailable(f"runtime=integer cannot run {artifact.name}: {reason}")
+    shutil.copyfile(reference / PREDICTIONS, folder / PREDICTIONS)
+    write_facts(folder, facts)
+
+
+def profile_stage(
+    config: RunConfig,
+    artifact: Path,
+    baseline: Path,
+    baseline_runtime: Choice,
+    folder: Path,
+    chosen: Mapping[int, Choice] | None = None,
+) -> None:
     """Measure latency against the float artefact in alternated turns, and memory, each engine in its own process.
 
     Another qbench stage at work on this machine makes the figures worthless: they are marked ``contended``.
+
+    Args:
+        config: The run.
+        artifact: Its file.
+        baseline: The float file.
+        baseline_runtime: What that one runs on.
+        folder: Where the figures go.
+        chosen: Batch size -> runtime, with runtime=auto; None for that of the run at every size.
     """
     shape = load(artifact).input_shape
 
@@ -178,27 +217,45 @@ def profile_stage(config: RunConfig, artifact: Path, baseline: Path, baseline_ru
         return Worker(spec)
 
     asked = config.measure
-    settings = LatencySettings(
-        min_rounds=asked.min_rounds,
-        max_seconds=asked.max_seconds,
-        relative_half_width=asked.ratio_tolerance / 2,
-        turn_seconds=asked.turn_seconds,
-    )
+    latency: dict[int, dict[str, Any]] = {}
     facts: dict[str, Any] = {"latency": [], "memory": None, "memory_baseline": None}
     facts["baseline_runtime"] = baseline_runtime.name
     with profiling():
         contended = others_busy()
         facts["foreign_load_percent"] = foreign_load_percent()
-        candidate_engine = engine("candidate", artifact, config.runtime)
-        with candidate_engine as candidate, engine("baseline", baseline, baseline_runtime) as reference:
-            if asked.memory:  # first: the peak is that of a process that has done nothing else
-                facts["memory"] = asdict(memory_of(candidate, batch_size=max(asked.batch_sizes)))
-                facts["memory_baseline"] = asdict(memory_of(reference, batch_size=max(asked.batch_sizes)))
-            for size in asked.batch_sizes if asked.latency else ():
-                measured = measure_workers(candidate, reference, batch_size=size, settings=settings)
-                facts["latency"].append({**asdict(measured), "load_average": os.getloadavg()[0]})
+        for runtime, sizes in _sizes_by_runtime(config, chosen):
+            candidate_engine = engine("candidate", artifact, runtime)
+            with candidate_engine as candidate, engine("baseline", baseline, baseline_runtime) as reference:
+                if asked.memory and max(asked.batch_sizes) in sizes:
+                    # first: the peak is that of a process that has done nothing else
+                    facts["memory"] = asdict(memory_of(candidate, batch_size=max(sizes)))
+                    facts["memory_baseline"] = asdict(memory_of(reference, batch_size=max(sizes)))
+                for size in sizes if asked.latency else ():
+                    settings = latency_settings(asked)
+                    measured = measure_workers(candidate, reference, batch_size=size, settings=settings)
+                    latency[size] = {**asdict(measured), "load_average": os.getloadavg()[0], "runtime": runtime.name}
         facts["contended"] = contended or others_busy()
+    facts["latency"] = [latency[size] for size in asked.batch_sizes if size in latency]
     write_facts(folder, facts)
+
+
+def latency_settings(asked: MeasureConfig) -> LatencySettings:
+    """How long a run's engines are measured."""
+    return LatencySettings(
+        min_rounds=asked.min_rounds,
+        max_seconds=asked.max_seconds,
+        relative_half_width=asked.ratio_tolerance / 2,
+        turn_seconds=asked.turn_seconds,
+    )
+
+
+def _sizes_by_runtime(config: RunConfig, chosen: Mapping[int, Choice] | None) -> list[tuple[Choice, list[int]]]:
+    """The batch sizes that one process can measure together: those of the same runtime."""
+    groups: dict[str, tuple[Choice, list[int]]] = {}
+    for size in dict.fromkeys(config.measure.batch_sizes):
+        runtime = config.runtime if chosen is None else chosen[size]
+        groups.setdefault(runtime.name, (runtime, []))[1].append(size)
+    return list(groups.values())
 
 
 def _check_reload(program: Program, path: Path, images: Tensor) -> None:

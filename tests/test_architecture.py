@@ -22,7 +22,7 @@ LAYERS = (
     {"program"},
     {"artifact", "training"},
     {"methods", "runtime", "measure"},
-    {"stages", "plan", "store", "report", "assets", "assess", "exclusive"},
+    {"stages", "plan", "store", "report", "assets", "assess", "choose", "exclusive"},
     {"runner"},
 )
 GROUND, COMMAND_LINE = 0, len(LAYERS)

@@ -10,7 +10,7 @@ import qbench.plan
 from qbench.compose import baseline_method, compose_cells
 from qbench.config import RunConfig
 from qbench.files import file_sha256
-from qbench.plan import Plan, make_plan
+from qbench.plan import TORCH, Plan, candidates_of, make_plan
 from qbench.store import Store
 
 STAGES = ("train", "baseline", "quantize", "baseline_score", "score", "profile")
@@ -47,6 +47,7 @@ def keys(plan: Plan) -> dict[str, str]:
         ("limit_test=100", {"baseline_score", "score"}),
         ("measure=quick", {"profile"}),
         ("runtime.channels_last=false", {"baseline_score", "score", "profile"}),
+        ("measure.agreement=always", set()),
         ("runtime=integer", {"score", "profile"}),  # the baseline stays on PyTorch
         ("train.lr=0.2", set(STAGES)),
         ("train.augment=true", set(STAGES)),
@@ -89,6 +90,61 @@ def test_the_baseline_of_a_float_run_is_the_run_itself() -> None:
     plan = plan_of("method=fp32")
     assert plan.quantize == plan.baseline and plan.score == plan.baseline_score
     assert [stage.stage for stage in plan.stages] == ["train", "quantize", "score", "profile"]
+
+
+def test_integers_are_computed_once_for_all_runtimes_of_an_artefact() -> None:
+    """Whatever runs it, the reference has one key; the torch runtime is compared only where that is asked for."""
+    plans = {
+        "torch": plan_of("method=integer"),
+        "asked": plan_of("method=integer", "measure.agreement=always"),
+        "inductor": plan_of("method=integer", "runtime=inductor"),
+        "auto": plan_of("method=integer", "runtime=auto"),
+        "integer": plan_of("method=integer", "runtime=integer"),
+        "never": plan_of("method=integer", "runtime=inductor", "measure.agreement=never"),
+    }
+    assert plans["torch"].reference is None and plans["never"].reference is None
+    found = {plans[name].reference for name in ("asked", "inductor", "auto", "integer")}
+    assert len(found) == 1 and None not in found
+    assert plans["asked"].score == plans["torch"].score and plans["asked"].profile == plans["torch"].profile
+    assert plans["asked"].run_id != plans["torch"].run_id
+    assert [stage.stage for stage in plans["inductor"].stages][-4:] == ["quantize", "reference", "score", "profile"]
+
+
+def test_another_artefact_or_test_set_has_another_reference() -> None:
+    words = ("method=integer", "runtime=inductor")
+    first = plan_of(*words).reference
+    assert plan_of(*words, "measure=quick").reference == plan_of(*words, "runtime.freezing=false").reference == first
+    for override in ("bits=8", "limit_test=100", "train.lr=0.2", "dataset.noise=0.3"):
+        assert plan_of(*words, override).reference != first
+
+
+def test_auto_chooses_before_it_scores() -> None:
+    plan = plan_of("runtime=auto")
+    assert plan.choose is not None and plan_of().choose is None
+    assert [stage.stage for stage in plan.stages][-4:] == ["choose", "reference", "score", "profile"]
+    assert plan.baseline_score == plan_of().baseline_score  # the float baseline stays on PyTorch
+    for override in ("bits=2", "runtime.candidates=[torch]", "measure.batch_sizes=[1]", "threads=2"):
+        after = plan_of("runtime=auto", override)
+        assert after.choose is not None and after.choose.key != plan.choose.key
+        assert after.score.key != plan.score.key and after.profile != plan.profile  # what was chosen may differ
+    assert plan_of("runtime=auto", "measure.agreement=never").choose == plan.choose
+
+
+def test_another_machine_or_engine_chooses_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan_of("runtime=auto")
+    monkeypatch.setattr(qbench.plan, "cpu_model", lambda: "another processor")
+    moved = plan_of("runtime=auto")
+    monkeypatch.setattr(qbench.plan, "ENGINES", ("pytest",))
+    updated = plan_of("runtime=auto")
+    assert len({plan.choose for plan in (before, moved, updated)}) == 3
+
+
+def test_candidates_are_the_runtimes_of_their_yaml_files() -> None:
+    runtime = config_of("runtime=auto", "runtime.candidates=[torch,inductor,torch]").runtime
+    found = candidates_of(runtime)
+    assert [candidate.name for candidate in found] == ["torch", "inductor"]
+    assert found[0] == TORCH
+    assert found[1].target.endswith("InductorRuntime") and found[1].params == {"channels_last": True, "freezing": True}
 
 
 def test_nothing_to_measure_no_profile() -> None:

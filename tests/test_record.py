@@ -25,6 +25,8 @@ RECORD = Record(
     size_bytes=12345,
     latency=({"batch_size": 1, "ratio": 1.5},),
     layers=({"layer": "head", "shape": [10, 64]},),
+    candidates=({"runtime": "torch", "batch_size": 1, "chosen": True},),
+    energy_modelled_uJ=12.5,
     history=({"epoch": 0, "lr": 0.1},),
     memory={"own": {"peak_memory_bytes": 7}},
     stage_keys={"train:small_cnn on digits": "0" * 16},
@@ -66,7 +68,8 @@ def test_units_are_in_the_names() -> None:
     numbers = {f.name for f in fields(Record) if str(f.type).startswith(("float", "int"))}
     counts = {"seed", "threads", "n_test", "batch_size", "parameters", "effective_parameters", "macs", "bops", "format"}
     units = ("_percent", "_points", "_bytes", "_ms_median", "_ms_iqr", "_ratio", "_ratio_low", "_ratio_high", "_db")
-    units += ("_seconds", "_bits", "bits_per_weight", "_p_value", "loss")
+    units += ("_seconds", "_bits", "bits_per_weight", "_p_value", "loss", "_uJ", "_J", "_bytes_peak")
+    units += ("largest_logit_difference",)
     assert {name for name in numbers if not name.endswith(units)} == counts
 
 

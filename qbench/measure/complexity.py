@@ -1,17 +1,13 @@
-"""What a program costs to run, counted on its graph: multiply-accumulates, bit operations, parameters, activations."""
+"""What a program costs to run, counted on its graph: multiply-accumulates, bit operations, parameters."""
 
 from __future__ import annotations
 
 import math
 
+from qbench.measure.activations import FLOAT32_BITS, FLOAT32_BYTES, grid_bits
 from qbench.program.graph import Node, Program
 from qbench.program.shapes import Shape, shapes
 
-FLOAT32_BITS = 32
-FLOAT32_BYTES = 4
-# Ops whose outputs all occur among their inputs' values (relu6 adds its bound): the grid of the input still holds.
-_VALUE_PRESERVING = ("max_pool2d", "flatten", "relu", "relu6", "identity")
-_VIEWS = ("flatten", "identity")  # ops that need no memory of their own
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -56,12 +52,7 @@ def input_bits(program: Program, layer: str) -> int:
     nodes = {node.name: node for node in program.nodes}
     if layer not in nodes:
         raise ValueError(f"the program has no node {layer!r}")
-    source = nodes[layer].inputs[0]
-    while source not in program.edges:
-        if source == Program.INPUT or nodes[source].op not in _VALUE_PRESERVING:
-            return FLOAT32_BITS
-        source = nodes[source].inputs[0]
-    return program.edges[source].bits
+    return grid_bits(program, nodes[layer].inputs[0]) or FLOAT32_BITS
 
 
 def num_parameters(program: Program) -> int:
@@ -76,35 +67,6 @@ def num_parameters(program: Program) -> int:
 def effective_parameters(size_bytes: int) -> float:
     """How many 32-bit floats a file of ``size_bytes`` would hold."""
     return size_bytes / FLOAT32_BYTES
-
-
-def activation_high_water_bytes(program: Program, batch_size: int) -> int:
-    """Most bytes of float32 activations alive at once when nodes run one by one, in order, each into fresh memory.
-
-    A value lives from the node that makes it (the input: from the start) to its last reader; while a node runs its
-    inputs and its output are both alive. flatten and identity are views. Scratch memory of kernels is not counted.
-
-    Raises:
-        ValueError: batch_size < 1.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    owner = {Program.INPUT: Program.INPUT}  # value -> the value whose memory it lives in
-    last_use = {Program.INPUT: 0}
-    for step, node in enumerate(program.nodes):
-        owner[node.name] = owner[node.inputs[0]] if node.op in _VIEWS else node.name
-        for name in (*node.inputs, node.name):
-            last_use[owner[name]] = step
-    last_use[owner[program.nodes[-1].name]] = len(program.nodes)  # the caller keeps the output
-
-    found = shapes(program)
-    alive = high_water = math.prod(found[Program.INPUT])
-    for step, node in enumerate(program.nodes):
-        if owner[node.name] == node.name:
-            alive += math.prod(found[node.name])
-            high_water = max(high_water, alive)
-        alive -= sum(math.prod(found[name]) for name, last in last_use.items() if last == step)
-    return high_water * FLOAT32_BYTES * batch_size
 
 
 def _macs(program: Program, node: Node, found: dict[str, Shape]) -> int:

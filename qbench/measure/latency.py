@@ -61,6 +61,8 @@ class LatencyResult:
     faster; [ratio_low, ratio_high] is its bootstrap percentile interval. Looking at the interval after every round
     and stopping once it is narrow makes it slightly too narrow. ``converged`` tells whether it got narrow enough.
     ``*_kind`` is the kind of kernel as the runtime states it (float, simulated, integer), None where it does not.
+    ``*_energy_J`` is what the processor's counters say its turns took (:mod:`qbench.measure.rapl`), in joules per
+    image; None where there are no counters.
     """
 
     batch_size: int
@@ -80,6 +82,8 @@ class LatencyResult:
     baseline_calls_per_round: int
     candidate_kind: str | None = None
     baseline_kind: str | None = None
+    candidate_energy_J: float | None = None
+    baseline_energy_J: float | None = None
 
 
 def measure_pair(
@@ -121,14 +125,16 @@ def measure_workers(
     candidate: Worker, baseline: Worker, *, batch_size: int, settings: LatencySettings | None = None
 ) -> LatencyResult:
     """Measure two running engines against each other; what :func:`measure_pair` does once they are loaded."""
-    result = run_rounds(
-        _turn(candidate, batch_size),
-        _turn(baseline, batch_size),
-        settings or LatencySettings(),
-        batch_size=batch_size,
-        threads=candidate.engine.threads,
+    turns = WorkerTurns(candidate, batch_size), WorkerTurns(baseline, batch_size)
+    threads = candidate.engine.threads
+    result = run_rounds(*turns, settings or LatencySettings(), batch_size=batch_size, threads=threads)
+    return replace(
+        result,
+        candidate_kind=candidate.ready.get("kind"),
+        baseline_kind=baseline.ready.get("kind"),
+        candidate_energy_J=turns[0].energy_J(result.rounds * result.candidate_calls_per_round),
+        baseline_energy_J=turns[1].energy_J(result.rounds * result.baseline_calls_per_round),
     )
-    return replace(result, candidate_kind=candidate.ready.get("kind"), baseline_kind=baseline.ready.get("kind"))
 
 
 def run_rounds(
@@ -150,8 +156,8 @@ def run_rounds(
         threads: Recorded in the result.
         clock: Seconds on a clock that never goes back.
     """
-    candidate_calls = _calls_per_turn(candidate(settings.warmup_calls), settings)
-    baseline_calls = _calls_per_turn(baseline(settings.warmup_calls), settings)
+    candidate_calls = calls_per_turn(candidate(settings.warmup_calls), settings)
+    baseline_calls = calls_per_turn(baseline(settings.warmup_calls), settings)
     start = clock()
     candidate_ms: list[float] = []
     baseline_ms: list[float] = []
@@ -172,9 +178,9 @@ def run_rounds(
         threads=threads,
         rounds=rounds,
         candidate_ms_median=float(np.median(candidate_ms)),
-        candidate_ms_iqr=_iqr(candidate_ms),
+        candidate_ms_iqr=iqr(candidate_ms),
         baseline_ms_median=float(np.median(baseline_ms)),
-        baseline_ms_iqr=_iqr(baseline_ms),
+        baseline_ms_iqr=iqr(baseline_ms),
         ratio=ratio,
         ratio_low=low,
         ratio_high=high,
@@ -198,19 +204,35 @@ def bootstrap_median_interval(values: NDArray[np.float64], settings: LatencySett
     return float(low), float(high)
 
 
-def _turn(worker: Worker, batch_size: int) -> Turn:
-    def turn(calls: int) -> Sequence[float]:
-        seconds: Sequence[float] = worker.request(batch_size, calls)["seconds"]
+class WorkerTurns:
+    """A worker as a :data:`Turn`: each call is one request. The first of them is the warm-up."""
+
+    def __init__(self, worker: Worker, batch_size: int) -> None:
+        self._worker = worker
+        self._batch_size = batch_size
+        self._joules: list[float | None] = []
+
+    def __call__(self, calls: int) -> Sequence[float]:
+        answer = self._worker.request(self._batch_size, calls)
+        self._joules.append(answer.get("joules"))
+        seconds: Sequence[float] = answer["seconds"]
         return seconds
 
-    return turn
+    def energy_J(self, calls: int) -> float | None:
+        """Joules per image over all turns but the warm-up, which made so many calls; None where none were read."""
+        read = [joules for joules in self._joules[1:] if joules is not None]
+        if not read or len(read) < len(self._joules) - 1:
+            return None
+        return sum(read) / (calls * self._batch_size)
 
 
-def _calls_per_turn(warmup_seconds: Sequence[float], settings: LatencySettings) -> int:
+def calls_per_turn(warmup_seconds: Sequence[float], settings: LatencySettings) -> int:
+    """How many calls fill a turn."""
     # the fastest call: the first ones still compile, allocate and fill caches
     return max(1, math.ceil(settings.turn_seconds / max(min(warmup_seconds), 1e-9)))
 
 
-def _iqr(values: Sequence[float]) -> float:
+def iqr(values: Sequence[float]) -> float:
+    """Third minus first quartile."""
     first, third = np.percentile(values, [25, 75])
     return float(third - first)

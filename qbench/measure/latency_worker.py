@@ -6,8 +6,8 @@
 
 Protocol, one JSON object per line: the worker writes {"ready": true, "kind", "imports_rss_bytes",
 "loaded_rss_bytes", "load_peak_rss_bytes"}; then answers each request {"batch_size", "inner"} on stdin with
-{"seconds": [one per call], "peak_rss_bytes"}. Between requests it blocks on stdin and uses no processor. It ends
-when stdin does, and so never outlives its parent.
+{"seconds": [one per call], "joules": of all these calls or null, "peak_rss_bytes"}. Between requests it blocks on
+stdin and uses no processor. It ends when stdin does, and so never outlives its parent.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
+
+from qbench.measure.rapl import EnergyMeter, energy_meter
 
 Engine = Callable[[int], Any]
 
@@ -69,18 +71,27 @@ def load_artifact(args: Mapping[str, Any]) -> Engine:
     return ArtifactEngine(**args)
 
 
-def serve(engine: Engine, requests: TextIO, answers: TextIO) -> None:
-    """Answer requests until they end. Each starts with one call that is not timed, to fill caches again."""
+def serve(engine: Engine, requests: TextIO, answers: TextIO, meter: EnergyMeter | None = None) -> None:
+    """Answer requests until they end. Each starts with one call that is not timed, to fill caches again.
+
+    Args:
+        engine: What runs one batch.
+        requests: One JSON object per line.
+        answers: Where the answers go.
+        meter: Reads the energy of the timed calls; None where there are no counters.
+    """
     for line in requests:
         request = json.loads(line)
         batch_size = int(request["batch_size"])
         engine(batch_size)
         seconds = []
+        before = meter.read() if meter is not None else None
         for _ in range(int(request["inner"])):
             start = time.perf_counter_ns()
             engine(batch_size)
             seconds.append((time.perf_counter_ns() - start) / 1e9)
-        _write(answers, {"seconds": seconds, "peak_rss_bytes": peak_rss_bytes()})
+        joules = meter.joules(before, meter.read()) if meter is not None else None
+        _write(answers, {"seconds": seconds, "joules": joules, "peak_rss_bytes": peak_rss_bytes()})
 
 
 def peak_rss_bytes() -> int:
@@ -124,7 +135,7 @@ def main(argv: list[str]) -> None:
         }
         reset_peak_rss()
         _write(answers, ready)
-        serve(engine, sys.stdin, answers)
+        serve(engine, sys.stdin, answers, energy_meter())
 
 
 def _write(answers: TextIO, message: Mapping[str, Any]) -> None:

@@ -25,12 +25,13 @@ class AffineWeights:
     """The choices a uniform weight quantizer has.
 
     Args:
-        scheme: symmetric (zero_point 0, narrow range) or affine.
+        scheme: symmetric (zero_point 0) or affine.
         granularity: per_tensor, per_channel (axis 0) or per_group (``group_size`` weights in a row).
         group_size: Weights per group, at most: a channel with fewer weights is one group.
         range: minmax, percentile or mse.
         percentile: Share of the weights inside the range, in percent, for range=percentile.
         rounding: nearest (ties to even) or truncate (towards zero).
+        narrow_range: Whether a symmetric grid leaves out its lowest code, so that it has as many codes on either side.
     """
 
     scheme: str = "symmetric"
@@ -39,6 +40,7 @@ class AffineWeights:
     range: str = "minmax"
     percentile: float = 99.9
     rounding: str = "nearest"
+    narrow_range: bool = True
 
     def __post_init__(self) -> None:
         require_one_of("scheme", self.scheme, SCHEMES)
@@ -68,7 +70,7 @@ class AffineWeights:
     def encode(self, weight: Tensor, bits: int) -> Affine:
         """Quantize one weight tensor, float32 [C, ...]."""
         symmetric = self.scheme == "symmetric"
-        qmin, qmax = integer_grid(bits, narrow_range=symmetric)
+        qmin, qmax = integer_grid(bits, narrow_range=symmetric and self.narrow_range)
         flat = weight.reshape(weight.shape[0], -1)
         if self.granularity == "per_tensor":
             qparams = self._qparams(weight.reshape(1, -1), qmin, qmax, symmetric)

@@ -8,7 +8,9 @@ Assumptions: labelled training images. Only indices and centroids are stored, as
 Cost: a step takes up to 1.5 times a float one; a few epochs.
 Deviations: a centroid is learned as a multiple of (K / N)^(1/4), N weights of K centroids, so that SGD moves it at the
     relative speed of a single weight and one learning rate suits all (the gradient scale 1 / sqrt(N) of learned step
-    sizes, Esser et al., arXiv:1902.08153, sec. 2.2). The best validation epoch is kept.
+    sizes, Esser et al., arXiv:1902.08153, sec. 2.2). Between assignments the loss does not see where a float value
+    goes, so its gradient is divided by sqrt(reassign_steps); in the last fifth of the steps assignments stay. The paper
+    keeps the first assignment (``reassign_steps=0``). The best validation epoch is kept.
 """
 
 from __future__ import annotations
@@ -41,16 +43,19 @@ from qbench.quant.codebook import nearest_indices, shared_values, snap_to_grid
 from qbench.training.affine_quantizers import SteppedEdge
 from qbench.training.trainable import TrainableProgram, WeightQuantizer
 
+REASSIGNED = 0.8
+"""Share of the steps in which weights may change centroids; in the rest the centroids settle in their last clusters."""
+
 
 class SharedWeight(WeightQuantizer):
     """A weight whose elements are trained centroids.
 
     Args:
         initial: The codebook to start from, float or on an int8 grid; on a grid, it stays on one.
-        follow: Whether gradients also reach the latent weight, for :meth:`reassign`.
+        follow: Share of the gradient that also reaches the latent weight, for :meth:`reassign`; 0 is none.
     """
 
-    def __init__(self, initial: Codebook, *, follow: bool) -> None:
+    def __init__(self, initial: Codebook, *, follow: float) -> None:
         super().__init__()
         centroids = initial.centroids.decode()
         self.bits, self.axis, self.follow = initial.bits, initial.axis, follow
@@ -87,7 +92,7 @@ class SharedWeight(WeightQuantizer):
         if not self.training:
             return shared_values(self._stored().decode().flatten(), self.entries)
         weight = shared_values(self.centroids().flatten(), self.entries)
-        return weight + (latent - latent.detach()) if self.follow else weight
+        return weight + self.follow * (latent - latent.detach()) if self.follow else weight
 
     @torch.no_grad()
     def reassign(self, latent: Tensor) -> None:
@@ -138,7 +143,7 @@ class KMeansQAT:
     epochs: int = 3
     lr: float = 0.005
     batch_size: int = 128
-    reassign_steps: int = 0
+    reassign_steps: int = 10
     distillation: float = 0.0
     first_last_bits: int | None = None
     overrides: Mapping[str, int] = field(default_factory=dict)
@@ -182,7 +187,7 @@ class KMeansQAT:
         teacher = materialize(baseline, channels_last=True) if self.distillation > 0 else None
 
         def reassign(step: int, total: int) -> None:
-            if self.reassign_steps and step and step % self.reassign_steps == 0:
+            if self.reassign_steps and step and step % self.reassign_steps == 0 and step < REASSIGNED * total:
                 _reassign(network, clustered)
 
         tune(network, self._tuning(), teacher=teacher, before_step=reassign)
@@ -190,13 +195,15 @@ class KMeansQAT:
 
     def _network(self, baseline: Program, clustered: Program) -> TrainableProgram:
         network = TrainableProgram(baseline, fold=self.fold_batch_norm)
+        # Until the next assignment a latent weight moves unseen by the loss: the longer that is, the shorter its steps.
+        follow = self.reassign_steps**-0.5 if self.reassign_steps else 0.0
         for node in clustered.layers():
             encoding = clustered.tensors[f"{node.name}.weight"]
             if isinstance(encoding, Codebook):
                 latent = network.tensor(node, "weight")
                 if latent is not None:
                     latent.requires_grad_(self.reassign_steps > 0)
-                network.quantize_weight(node.name, SharedWeight(encoding, follow=self.reassign_steps > 0))
+                network.quantize_weight(node.name, SharedWeight(encoding, follow=follow))
         for name, spec in clustered.edges.items():
             network.quantize_edge(name, SteppedEdge(spec, "learned"))
         return network

@@ -48,6 +48,7 @@ class QAT:
         act_bits: Bits per activation, 2..16; None trains quantized weights only.
         steps: frozen (straight-through on calibrated ranges), moving (ranges follow the values) or learned (LSQ).
         granularity: Of weights: per_tensor or per_channel.
+        narrow_range: Whether the weight grid leaves out its lowest code; at 2 bits that is one of four.
         act_range: How activation ranges are calibrated before training.
         epochs: Passes over the training images.
         lr: Peak learning rate.
@@ -63,7 +64,8 @@ class QAT:
     act_bits: int | None = 8
     steps: str = "learned"
     granularity: str = "per_channel"
-    act_range: str = "minmax"
+    narrow_range: bool = False
+    act_range: str = "mse"
     epochs: int = 3
     lr: float = 0.005
     batch_size: int = 128
@@ -120,7 +122,7 @@ class QAT:
 
     def calibrated(self, folded: Program, layers: Mapping[str, int], context: Context) -> Program:
         """Where training starts: weights on the grid of least squared error, edges as calibrated."""
-        weights = AffineWeights(granularity=self.granularity, range="mse")
+        weights = AffineWeights(granularity=self.granularity, range="mse", narrow_range=self.narrow_range)
         start = weights.encode_layers(folded, layers)
         if self.act_bits is None:
             return start

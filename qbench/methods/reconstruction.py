@@ -11,17 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qbench.methods.base import Context
+from qbench.methods.learned_rounding import FixedEdge, Given, LearnedRounding
 from qbench.program.encodings import Affine, Encoding
-from qbench.program.graph import EdgeSpec, Node, Program
+from qbench.program.graph import Node, Program
 from qbench.program.materialize import materialize, simulate_edge
-from qbench.quant.adaround import initial_logits, rounding_penalty, soft_rounding
-from qbench.training.trainable import EdgeQuantizer, TrainableProgram, WeightQuantizer
+from qbench.quant.adaround import annealed_beta
+from qbench.training.trainable import TrainableProgram
 
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "hard_sigmoid", "sigmoid", "silu", "gelu")
-PENALTY = 0.01  # weight of the rounding penalty beside the output error
+FUSED = ("cpu", "cuda")  # where Adam is one kernel
 
 
 @dataclass(frozen=True)
@@ -113,61 +114,6 @@ def reconstruct(
     return quantized.with_tensors(tensors)
 
 
-class LearnedRounding(WeightQuantizer):
-    """Weights on a fixed grid whose roundings are learned; hard roundings in evaluation mode."""
-
-    def __init__(self, nearest: Affine, weight: Tensor) -> None:
-        super().__init__()
-        self.nearest = nearest
-        scale = nearest.broadcast(nearest.scale)
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", nearest.broadcast(nearest.zero_point).float())
-        self.register_buffer("floor", torch.floor(weight / scale))
-        self.logits = nn.Parameter(initial_logits(weight / scale))
-
-    def codes(self) -> Tensor:
-        """Codes as float: of any fraction while training, whole afterwards."""
-        up = soft_rounding(self.logits) if self.training else (self.logits >= 0).float()
-        codes: Tensor = (self.floor + up + self.zero_point).clamp(self.nearest.qmin, self.nearest.qmax)  # type: ignore[operator]
-        return codes
-
-    def forward(self, latent: Tensor) -> Tensor:
-        values: Tensor = self.scale * (self.codes() - self.zero_point)  # type: ignore[operator]
-        return values
-
-    def encode(self, latent: Tensor) -> Encoding:
-        codes = self.codes().to(self.nearest.codes.dtype).cpu()
-        return replace(self.nearest, codes=codes.contiguous())
-
-
-class FixedEdge(EdgeQuantizer):
-    """An edge as it was calibrated; gradients pass where a value was not clipped."""
-
-    def __init__(self, spec: EdgeSpec) -> None:
-        super().__init__()
-        self._spec = spec
-
-    def forward(self, value: Tensor) -> Tensor:
-        simulated = simulate_edge(value.detach(), self._spec)
-        if not value.requires_grad:
-            return simulated
-        inside = (simulated - value.detach()).abs() <= _step(value.detach(), self._spec)
-        through = torch.where(inside, value, value.detach())
-        return through + (simulated - through).detach()
-
-    def spec(self) -> EdgeSpec:
-        return self._spec
-
-
-def _step(value: Tensor, spec: EdgeSpec) -> Tensor | float:
-    """The largest error of a value that is not clipped."""
-    if spec.scale is not None:
-        return spec.scale
-    rows = value.reshape(len(value), -1)
-    width = (rows.amax(1).clamp(min=0) - rows.amin(1).clamp(max=0)) / (spec.qmax - spec.qmin)
-    return width.view([-1] + [1] * (value.dim() - 1))
-
-
 def _learn(
     segment: Segment,
     inputs: Tensor,
@@ -183,21 +129,23 @@ def _learn(
     network = _network(segment, tensors, reference, quantized).to(device)
     layers = [node.name for node in segment.nodes if isinstance(tensors.get(f"{node.name}.weight"), Affine)]
     quantizers = [network.weight_quantizer(layer) for layer in layers]
-    logits = [q.logits for q in quantizers if isinstance(q, LearnedRounding)]
+    learned = [quantizer for quantizer in quantizers if isinstance(quantizer, LearnedRounding)]
+    logits = [quantizer.logits for quantizer in learned]
     if not logits:
         return {}
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     for parameter in logits:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(logits, lr=search.lr)
+    optimizer = torch.optim.Adam(logits, lr=search.lr, fused=device.type in FUSED)
     network.train()
     network.frozen_statistics = True
     for iteration in range(search.iterations):
+        for quantizer in learned:
+            quantizer.beta = annealed_beta(iteration / search.iterations)
         chosen = torch.randint(len(inputs), (min(search.batch_size, len(inputs)),), generator=generator)
         error = network(inputs[chosen].to(device)) - targets[chosen].to(device)
         loss = error.square().sum(1).mean()
-        loss = loss + PENALTY * sum(rounding_penalty(v, iteration / search.iterations) for v in logits)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -224,26 +172,10 @@ def _network(
             network.quantize_weight(node.name, LearnedRounding(encoding, reference.weight(node.name)))
         elif encoding is not None and node in reference.layers():
             own_weight = f"{node.name}.weight"
-            network.quantize_weight(node.name, _Given(tensors[own_weight]))
+            network.quantize_weight(node.name, Given(tensors[own_weight]))
         if node.name in quantized.edges and node.name != segment.output:
             network.quantize_edge(node.name, FixedEdge(quantized.edges[node.name]))
     return network
-
-
-class _Given(WeightQuantizer):
-    """A weight that is encoded already and stays so."""
-
-    def __init__(self, encoding: Encoding) -> None:
-        super().__init__()
-        self._encoding = encoding
-        self.register_buffer("values", encoding.decode())
-
-    def forward(self, latent: Tensor) -> Tensor:
-        values: Tensor = self.values  # type: ignore[assignment]
-        return values
-
-    def encode(self, latent: Tensor) -> Encoding:
-        return self._encoding
 
 
 class _Walk:

@@ -18,6 +18,8 @@ from qbench.quant.affine import choose_qparams, integer_grid
 from qbench.quant.histogram import Histogram
 
 ACT_RANGES = ("minmax", "moving_average", "percentile", "mse", "entropy")
+IMAGE_BITS = 8
+"""Images come as 8-bit numbers: fewer bits would save nothing there and cost accuracy from the first layer on."""
 _FROM_EXTREMES = ("minmax", "moving_average")
 
 
@@ -66,7 +68,7 @@ def with_static_edges(
     Args:
         program: Usually with its weights quantized already, so that ranges are those the quantized network shows.
         context: Its calibration images are run through the program, once or twice.
-        bits: Bits of every edge, 2..16.
+        bits: Bits of every edge, 2..16; the images' own edge has ``IMAGE_BITS`` at least.
         act_range: How ranges are chosen; min-max by default.
 
     Raises:
@@ -76,26 +78,30 @@ def with_static_edges(
         raise MethodError(f"act_bits={bits}", "quantizing activations needs calibration images")
     chosen = act_range or ActivationRange()
     edges = quantizable_edges(program)
-    qmin, qmax = integer_grid(bits)
+    grids = {name: integer_grid(_bits_of(name, bits)) for name in edges}
     ends = _observed(program, context, edges, lambda name, value: torch.stack(torch.aminmax(value)).cpu())
     ranges = {name: chosen.from_batches(torch.stack(seen)) for name, seen in ends.items()}
     for name, (low, high) in ranges.items():
-        _qparams(name, low, high, qmin, qmax)  # refuses what no histogram could hold
+        _qparams(name, low, high, *grids[name])  # refuses what no histogram could hold
     if chosen.kind not in _FROM_EXTREMES:
         counts = _observed(program, context, edges, lambda name, value: histogram.count(value, *ranges[name]))
         for name, (low, high) in ranges.items():
             if high > low:
                 seen = Histogram(torch.stack(counts[name]).sum(0), low, high)
-                ranges[name] = chosen.from_histogram(seen, qmin, qmax)
-    specs = {name: _qparams(name, low, high, qmin, qmax) for name, (low, high) in ranges.items()}
+                ranges[name] = chosen.from_histogram(seen, *grids[name])
+    specs = {name: _qparams(name, low, high, *grids[name]) for name, (low, high) in ranges.items()}
     return replace(program, edges={**program.edges, **specs})
 
 
 def with_dynamic_edges(program: Program, bits: int) -> Program:
     """Put a quantizer on every quantizable edge whose range is each image's own, found while running."""
-    qmin, qmax = integer_grid(bits)
-    spec = EdgeSpec(bits, qmin, qmax, None, None)
-    return replace(program, edges={**program.edges, **dict.fromkeys(quantizable_edges(program), spec)})
+    wide = {name: _bits_of(name, bits) for name in quantizable_edges(program)}
+    specs = {name: EdgeSpec(own, *integer_grid(own), None, None) for name, own in wide.items()}
+    return replace(program, edges={**program.edges, **specs})
+
+
+def _bits_of(name: str, bits: int) -> int:
+    return max(bits, IMAGE_BITS) if name == Program.INPUT else bits
 
 
 def _qparams(name: str, low: float, high: float, qmin: int, qmax: int) -> EdgeSpec:

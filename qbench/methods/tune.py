@@ -83,7 +83,7 @@ def trainable(encoding: Encoding, weight: str) -> WeightQuantizer | None:
         inner = trainable(encoding.inner, weight)
         return MaskedWeight(encoding.mask) if inner is None else KeptWeight(encoding.mask, inner)
     if isinstance(encoding, Codebook):
-        return SharedWeight(encoding, follow=False)
+        return SharedWeight(encoding, follow=0.0)
     if isinstance(encoding, Affine):
         if encoding.group_size is not None:
             raise MethodError(weight, "has a scale per group, which fine-tuning has no form of")

@@ -24,12 +24,15 @@ LEADING = (
     "delta_low_points", "delta_high_points", "delta_p_value", "top5_percent", "loss", "agreement_percent", "n_test",
     "size_bytes", "size_baseline_bytes", "compression_ratio", "bits_per_weight", "codes_bytes", "codebooks_bytes",
     "scales_bytes", "floats_bytes", "masks_bytes", "container_bytes", "fixed_width_bytes", "sparsity_percent",
-    "theoretical_bytes", "parameters", "effective_parameters", "macs", "bops", "sqnr_db",
+    "theoretical_bytes", "parameters", "effective_parameters", "macs", "bops", "energy_modelled_uJ", "sqnr_db",
+    "agreement_integer_percent", "identical_logits_percent", "largest_logit_difference",
     "latency_ms_median", "latency_ms_iqr", "latency_ratio",
-    "latency_ratio_low", "latency_ratio_high", "latency_kind", "latency_baseline_runtime", "batch_size", "threads",
+    "latency_ratio_low", "latency_ratio_high", "latency_kind", "latency_baseline_runtime", "runtime_chosen",
+    "batch_size", "threads",
 )  # fmt: skip
 TRAILING = (
-    "activation_high_water_bytes", "peak_memory_bytes", "peak_memory_baseline_bytes", "train_seconds",
+    "energy_measured_J", "energy_model", "activation_bytes_peak", "activation_high_water_bytes", "peak_memory_bytes",
+    "peak_memory_baseline_bytes", "train_seconds",
     "train_precision", "quantize_seconds", "device", "artifact", "artifact_sha256", "error_kind", "traceback", "run_id",
 )  # fmt: skip
 INTEGERS = tuple(f.name for f in fields(Record) if f.type == "int | None" or f.name == "seed")
@@ -39,11 +42,14 @@ MARKDOWN = {
     "seed": "seed", "top1_percent": "top-1 %", "top1_interval": "95 % interval", "delta_points": "Δ points",
     "delta_interval": "95 % interval of Δ", "agreement_percent": "agreement %", "size_bytes": "size, bytes",
     "compression_ratio": "ratio ×", "bits_per_weight": "bits/weight", "sqnr_db": "SQNR dB",
-    "latency_ms_median": "latency ms", "latency_ratio": "speed-up ×", "latency_kind": "kernel", "n_test": "n",
+    "energy_modelled_uJ": "modelled energy µJ", "agreement_integer_percent": "agreement with integers %",
+    "latency_ms_median": "latency ms", "latency_ratio": "speed-up ×", "latency_kind": "kernel",
+    "runtime_chosen": "chosen runtime", "n_test": "n",
     "status": "status", "warning": "warning",
 }  # fmt: skip
 DIGITS = {"delta_points": 2, "top1_percent": 2, "agreement_percent": 2, "compression_ratio": 2, "bits_per_weight": 3,
-          "sqnr_db": 1, "latency_ms_median": 3, "latency_ratio": 2}  # fmt: skip
+          "sqnr_db": 1, "energy_modelled_uJ": 2, "agreement_integer_percent": 2, "latency_ms_median": 3,
+          "latency_ratio": 2}  # fmt: skip
 
 
 def sort_records(records: Sequence[Record]) -> list[Record]:
@@ -68,7 +74,10 @@ def sort_records(records: Sequence[Record]) -> list[Record]:
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per record, sorted; the columns of the CSV. Latency at further batch sizes gets columns of its own."""
+    """One row per record, sorted; the columns of the CSV.
+
+    Latency at further batch sizes gets columns of its own, and so do the candidates of runtime=auto at every size.
+    """
     rows = []
     extra: dict[str, None] = {}
     for record in sort_records(records):
@@ -80,6 +89,13 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
                                   ("ratio_high", one["ratio_high"])):  # fmt: skip
                 name = f"latency_{column}_batch{size}"
                 row[name] = value
+                extra[name] = None
+        for one in record.candidates:
+            size = one["batch_size"]
+            row[name := f"candidate_ms_{one['runtime']}_batch{size}"] = one["ms_median"]
+            extra[name] = None
+            if one["chosen"] and size != record.candidates[0]["batch_size"]:
+                row[name := f"runtime_chosen_batch{size}"] = one["runtime"]
                 extra[name] = None
         rows.append(row)
     table = pd.DataFrame(rows, columns=[*LEADING, *extra, *TRAILING])
@@ -155,13 +171,15 @@ def rich_table(records: Sequence[Record], title: str | None = None) -> Table:
     )
     latency = f"ms b{sizes.copy().pop()}" if len(sizes) == 1 else "ms"
     figures = ("top-1 %", "Δ points [95 %]", "size kB", "ratio ×", "bits/w", latency, "speed-up ×")
-    headings = (*varied, "method", "bits", *figures, "kernel")
+    headings = (*varied, "method", "bits", *figures, "kernel", "runtime")
     rows = [[*(str(getattr(r, name)) for name in varied), *_terminal_cells(r)] for r in ordered]
     shown = [column for column, cells in enumerate(zip(*rows)) if any(cells)]
     shown = [column for column in shown if headings[column] != "kernel" or len(kernels) > 1]
+    if len({r.runtime for r in ordered}) == 1 and not any(r.runtime_chosen for r in ordered):
+        shown = [column for column in shown if headings[column] != "runtime"]
     for heading in (headings[column] for column in shown):
         number = heading in figures
-        wraps = (not number and heading != "kernel") or heading in ("Δ points [95 %]", "speed-up ×")
+        wraps = (not number and heading not in ("kernel", "runtime")) or heading in ("Δ points [95 %]", "speed-up ×")
         table.add_column(heading, justify="right" if number else "left", no_wrap=not wraps, overflow="fold")
     for record, row in zip(ordered, rows):
         cells = [row[column] for column in shown]
@@ -199,6 +217,7 @@ def _terminal_cells(r: Record) -> list[str]:
         _number(r.latency_ms_median, 2),
         speed,
         r.latency_kind or "",
+        f"{r.runtime}: {r.runtime_chosen}" if r.runtime_chosen else r.runtime,
     ]
 
 

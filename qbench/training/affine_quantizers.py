@@ -46,10 +46,22 @@ class SteppedWeight(WeightQuantizer):
         return self.scale.view(self._shape)
 
     def forward(self, latent: Tensor) -> Tensor:
+        return self._quantized(latent, self.steps(latent))
+
+    def unfolded(self, latent: Tensor, factor: Tensor) -> Tensor:
+        # The factor goes into the scale: two passes over the weight less, and two on the way back. A negative factor
+        # makes a negative scale, which comes to the same codes.
+        if (self.step == "moving" and self.training) or bool((factor == 0).any()):
+            return super().unfolded(latent, factor)
+        return self._quantized(latent, self.steps(latent) / factor)
+
+    def _quantized(self, latent: Tensor, scale: Tensor) -> Tensor:
         zero_point: Tensor = self.zero_point  # type: ignore[assignment]
-        scale, qmin, qmax = self.steps(latent), self.initial.qmin, self.initial.qmax
+        qmin, qmax = self.initial.qmin, self.initial.qmax
+        if zero_point.dim() != scale.dim():
+            zero_point = zero_point.expand(scale.shape)
         if self.step == "learned":
-            return learned_step(latent, scale, zero_point, qmin, qmax, latent.numel() // scale.numel())
+            return learned_step(latent, scale, zero_point, qmin, qmax, latent.numel() // self.scale.numel())
         return straight_through(latent, scale, zero_point, qmin, qmax)
 
     def encode(self, latent: Tensor) -> Encoding:

@@ -33,6 +33,16 @@ class WeightQuantizer(nn.Module):
         """The weight to compute with, of the shape of ``latent`` float32, differentiable."""
         raise NotImplementedError
 
+    def unfolded(self, latent: Tensor, factor: Tensor) -> Tensor:
+        """quantize(latent * factor) / factor, the divisor 1 where the factor is 0.
+
+        Args:
+            latent: float32 [C, ...].
+            factor: float32 [C, 1, ...], of the batch norm that is folded into the weight.
+        """
+        folded: Tensor = self(latent * factor)
+        return folded / torch.where(factor == 0, torch.ones_like(factor), factor)
+
     def encode(self, latent: Tensor) -> Encoding:
         """What is stored in the end; decodes to exactly what ``forward`` gives in evaluation mode."""
         raise NotImplementedError
@@ -118,10 +128,7 @@ class TrainableProgram(ProgramModule):
         if node.name not in self._norms:
             made: Tensor = quantizer(value)
             return made
-        factor = self.fold_factor(node.name)
-        restore = torch.where(factor == 0, torch.ones_like(factor), factor)  # such a channel is its beta alone
-        folded: Tensor = quantizer(value * _on_channels(factor, value))
-        return folded / _on_channels(restore, value)
+        return quantizer.unfolded(value, _on_channels(self.fold_factor(node.name), value))
 
     def _value(self, key: str) -> Tensor | None:
         name = self._keys.get(key)

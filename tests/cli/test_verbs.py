@@ -195,13 +195,23 @@ def test_inspect(bench: Bench, artefacts: tuple[Path, Path]) -> None:
     start = next(index for index, line in enumerate(shown) if line.split()[:2] == ["layer", "op"])
     assert "".join(shown[:start]).replace("\n", "").strip() == str(artefacts[1])
     assert [line.split() for line in shown[start + 2 : start + 4]] == [
-        ["conv", "conv2d", "6x1x3x3", "affine", "4", "51", "216"],  # 54 x 4 bits and 6 scales
-        ["head", "linear", "10x24", "affine", "4", "160", "240"],  # 240 x 4 bits and 10 scales
+        # 54 x 4 bits and 6 scales; 6 x 2 x 2 outputs of 9 products; 4 x 32 bits; see below for the energies
+        ["conv", "conv2d", "6x1x3x3", "affine", "4", "32", "51", "216", "27,648", "0.0134"],
+        ["head", "linear", "10x24", "affine", "4", "32", "160", "240", "30,720", "0.0338"],  # 240 x 4 bits, 10 scales
     ]
     facts = {line[:12].strip(): line[12:] for line in shown[start + 4 :]}
     assert facts["made by"] == "linear act_bits=null fold_batch_norm=true weight_bits=4"
     assert facts["network"] == "toy on digits, input (1, 4, 4)"
+    # pJ of the layers: float MACs, weights and biases from DRAM, floats in and out of 8 KiB of SRAM
+    conv = 216 * 4.6 + (51 + 24) * 8 * 1300 / 64 + (16 + 24) * 32 * 10 / 64
+    head = 240 * 4.6 + (160 + 40) * 8 * 1300 / 64 + (24 + 10) * 32 * 10 / 64
+    assert (f"{conv / 1e6:.3g}", f"{head / 1e6:.3g}") == (shown[start + 2].split()[-1], shown[start + 3].split()[-1])
+    assert facts["energy"] == f"{(conv + head) / 1e6:.4g} µJ per image, modelled (45nm-v1)"
+    assert facts["operations"] == "456 MACs, 58,368 BOPs per image"
     assert facts["parameters"] == "310" and facts["activations"] == "float"
+    assert facts["memory"] == "160 bytes of activations at once, for one image"  # 16 in and 24 out, 4 bytes each
+    effective = artefacts[1].stat().st_size / 4
+    assert facts["effective"] == f"{effective:,.1f} parameters of 32 bits would take as many bytes"
     size = artefacts[1].stat().st_size
     total, parts = facts["bytes"].replace(",", "").split("; ")[0].split(" = ")
     assert int(total) == size == sum(int(part.split()[-1]) for part in parts.split(" + "))

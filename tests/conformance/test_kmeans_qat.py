@@ -14,6 +14,7 @@ from qbench.methods.base import Context, Tuning
 from qbench.methods.kmeans import KMeans
 from qbench.methods.kmeans_qat import KMeansQAT, SharedWeight
 from qbench.program.encodings import Affine, Codebook, Float
+from qbench.program.graph import Program
 from qbench.program.materialize import materialize
 from qbench.quant.codebook import shared_values
 
@@ -28,7 +29,7 @@ KINDS = {
 }
 
 
-def shared(kind: str, bits: int = 2, *, follow: bool = False) -> tuple[SharedWeight, Codebook]:
+def shared(kind: str, bits: int = 2, *, follow: float = 0.0) -> tuple[SharedWeight, Codebook]:
     encoding = KINDS[kind].encode(WEIGHT, bits)
     return SharedWeight(encoding, follow=follow), encoding
 
@@ -86,13 +87,13 @@ def test_reassigned_weights_are_at_their_nearest_centroid(kind: str) -> None:
     torch.testing.assert_close(got, distance, rtol=1e-6, atol=1e-7)
 
 
-def test_latent_weights_follow_only_where_they_are_reassigned() -> None:
-    for follow in (False, True):
+def test_latent_weights_follow_only_where_they_are_reassigned_and_by_their_share() -> None:
+    for follow in (0.0, 0.5, 1.0):
         quantizer, _ = shared("per_layer", follow=follow)
         latent = nn.Parameter(WEIGHT.clone())
         (quantizer.train()(latent) * 3.0).sum().backward()
-        assert (latent.grad is not None) == follow
-        assert latent.grad is None or torch.equal(latent.grad, torch.full_like(latent, 3.0))
+        assert (latent.grad is not None) == (follow > 0)
+        assert latent.grad is None or torch.equal(latent.grad, torch.full_like(latent, 3.0 * follow))
 
 
 class Recorder:
@@ -125,7 +126,7 @@ def test_without_a_step_it_is_the_result_of_kmeans() -> None:
 
 def test_centroids_batch_norms_and_biases_are_trained_and_indices_stay() -> None:
     start = compress(KMeans(weight_bits=3), network("residual"))
-    made = recorded(KMeansQAT(weight_bits=3, epochs=1), Recorder())
+    made = recorded(KMeansQAT(weight_bits=3, epochs=1, reassign_steps=0), Recorder())
     for name, encoding in start.tensors.items():
         # a bias before a batch norm has no gradient worth the name
         assert name == "depthwise.0.bias" or not torch.equal(made[name].decode(), encoding.decode()), name
@@ -135,7 +136,7 @@ def test_centroids_batch_norms_and_biases_are_trained_and_indices_stay() -> None
 
 def test_weight_decay_and_latent_weights() -> None:
     plain, following = Recorder(), Recorder()
-    recorded(KMeansQAT(epochs=1), plain)
+    recorded(KMeansQAT(epochs=1, reassign_steps=0), plain)
     recorded(KMeansQAT(epochs=1, reassign_steps=2), following)
     assert plain.decayed == []  # centroids have one axis, and no latent weight is trained
     assert [p.shape for p in following.decayed] == [network("residual").weight(n).shape for n in LAYERS]
@@ -152,6 +153,21 @@ def test_weights_change_their_centroid_while_training() -> None:
     assert recorded(KMeansQAT(epochs=2, lr=0.3, reassign_steps=100), Recorder())[key].indices.equal(
         start.tensors[key].indices  # type: ignore[union-attr]
     )
+
+
+def test_the_last_fifth_of_the_steps_leaves_assignments_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    reassigned: list[str] = []
+    monkeypatch.setattr(SharedWeight, "reassign", lambda self, latent: reassigned.append("one layer"))
+    steps: list[int] = []
+
+    def tuner(module: nn.Module, tuning: Tuning, *, before_step: Any, **others: Any) -> None:
+        for step in range(10):
+            before_step(step, 10)
+            steps.append(len(reassigned) // len(LAYERS))
+
+    method = KMeansQAT(reassign_steps=1)
+    method.compress(network("residual"), replace(context(method), fine_tune=tuner))
+    assert steps == [0, 1, 2, 3, 4, 5, 6, 7, 7, 7]
 
 
 def test_training_lowers_the_loss_it_trains() -> None:
@@ -184,7 +200,7 @@ def test_activations_are_quantized_while_training() -> None:
     method = KMeansQAT(act_bits=4, epochs=1)
     assert method.needs.calibration and method.needs.training
     program = method.compress(network("residual"), context(method))
-    assert {spec.bits for spec in program.edges.values()} == {4}
+    assert {spec.bits for name, spec in program.edges.items() if name != Program.INPUT} == {4}
     assert set(program.edges) == set(KMeans(act_bits=4).compress(network("residual"), context(method)).edges)
 
 

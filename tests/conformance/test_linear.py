@@ -12,6 +12,7 @@ from qbench.artifact import from_bytes, to_bytes
 from qbench.errors import MethodError
 from qbench.methods.base import Context
 from qbench.methods.linear import Linear
+from qbench.methods.static_edges import with_dynamic_edges
 from qbench.program.encodings import Affine, Float
 from qbench.program.graph import Program
 from qbench.program.materialize import materialize
@@ -127,6 +128,15 @@ def test_more_activation_bits_come_closer() -> None:
         program = Linear(weight_bits=16, act_bits=bits).compress(network("residual"), calibrated(images()))
         errors.append(float((materialize(program)(images()) - expected).square().sum()))
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 1e4
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 12])
+def test_images_keep_the_eight_bits_they_come_with(bits: int) -> None:
+    static = Linear(act_bits=bits).compress(network("residual"), calibrated(images())).edges
+    dynamic = with_dynamic_edges(network("residual"), bits).edges
+    for edges in (static, dynamic):
+        assert {edge.bits for name, edge in edges.items() if name != Program.INPUT} == {bits}
+        assert edges[Program.INPUT].bits == max(bits, 8)
 
 
 def test_activations_alone_can_be_quantized() -> None:

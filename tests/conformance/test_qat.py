@@ -106,3 +106,13 @@ def test_training_images_are_asked_for() -> None:
 def test_the_recipe_reaches_the_loop() -> None:
     tuning = qat("mlp", epochs=2, lr=0.02, batch_size=64, weight_decay=0.0, distillation=0.5)[1].tuning
     assert tuning == Tuning(epochs=2, lr=0.02, batch_size=64, weight_decay=0.0, distillation=0.5)
+
+
+@pytest.mark.parametrize(("narrow_range", "lowest"), [(True, -1), (False, -2)])
+def test_two_bits_have_four_levels_unless_the_range_is_narrow(narrow_range: bool, lowest: int) -> None:
+    program, _ = qat(weight_bits=2, act_bits=None, narrow_range=narrow_range)
+    for layer in program.layers():
+        weight = program.tensors[f"{layer.name}.weight"]
+        assert isinstance(weight, Affine)
+        assert (weight.qmin, weight.qmax) == (lowest, 1)
+        assert int(weight.codes.min()) == lowest

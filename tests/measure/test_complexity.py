@@ -5,7 +5,6 @@ import torch
 
 from measure.programs import affine_tensor, conv, edge, float_tensor, tiny, vgg16
 from qbench.measure.complexity import (
-    activation_high_water_bytes,
     bops,
     effective_parameters,
     input_bits,
@@ -108,51 +107,6 @@ def test_parameters_leave_out_running_statistics() -> None:
 def test_effective_parameters_are_32_bit_equivalents() -> None:
     assert effective_parameters(400) == 100.0
     assert effective_parameters(2) == 0.5
-
-
-def test_high_water_of_a_chain_is_its_fullest_pair() -> None:
-    # conv: 192 in + 256 out = 448; relu: 256 + 256 = 512; pool: 256 + 64; fc: 64 + 10 (flatten is a view)
-    assert activation_high_water_bytes(tiny(), 1) == 512 * 4
-    assert activation_high_water_bytes(tiny(), 16) == 512 * 4 * 16
-
-
-def test_high_water_keeps_a_shortcut_alive() -> None:
-    chain = (Node("a", "relu", ("input",)), Node("b", "relu", ("a",)), Node("c", "relu", ("b",)))
-    residual = (*chain, Node("sum", "add", ("c", "input")))
-    assert activation_high_water_bytes(Program((1, 2, 2), chain, {}), 1) == 2 * 4 * 4
-    # while b or c runs: its input, its output and the network's input
-    assert activation_high_water_bytes(Program((1, 2, 2), residual, {}), 1) == 3 * 4 * 4
-
-
-def test_high_water_follows_views() -> None:
-    nodes = (
-        Node("a", "relu", ("input",)),
-        Node("view", "flatten", ("a",)),
-        Node("b", "relu", ("view",)),
-        Node("c", "relu", ("b",)),
-        Node("sum", "add", ("c", "view")),  # keeps a's memory alive through its view
-    )
-    assert activation_high_water_bytes(Program((1, 2, 2), nodes, {}), 1) == 3 * 4 * 4
-
-
-def test_a_view_needs_no_memory_of_its_own() -> None:
-    nodes = (
-        conv("c", "input", padding=(0, 0)),
-        Node("view", "flatten", ("c",)),
-        Node("fc", "linear", ("view",)),
-    )
-    tensors = {"c.weight": float_tensor(8, 1, 1, 1), "fc.weight": float_tensor(2, 8)}
-    assert activation_high_water_bytes(Program((1, 1, 1), nodes, tensors), 1) == (8 + 2) * 4
-
-
-def test_high_water_frees_an_output_nobody_reads() -> None:
-    nodes = (Node("dead", "relu", ("input",)), Node("a", "relu", ("input",)), Node("b", "relu", ("a",)))
-    assert activation_high_water_bytes(Program((1, 2, 2), nodes, {}), 1) == 2 * 4 * 4
-
-
-def test_high_water_refuses_an_empty_batch() -> None:
-    with pytest.raises(ValueError, match="batch_size"):
-        activation_high_water_bytes(tiny(), 0)
 
 
 def test_counts_do_not_depend_on_weight_values() -> None:

@@ -74,3 +74,50 @@ def test_learning_a_step_lowers_the_error() -> None:
         error.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert errors[-1] < 0.2 * errors[0]
+
+
+SCALES = {
+    "per tensor": (torch.tensor(0.3), torch.tensor(1, dtype=torch.int32)),
+    "per channel": (torch.tensor([0.2, 0.4, -0.3]).view(3, 1, 1, 1), torch.zeros(3, 1, 1, 1, dtype=torch.int32)),
+    "own zero points": (
+        torch.tensor([0.2, 0.4, 0.3]).view(3, 1, 1, 1),
+        torch.tensor([0, 1, -2], dtype=torch.int32).view(3, 1, 1, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", SCALES)
+@pytest.mark.parametrize("block", [5, 40, 1 << 20])
+def test_blocks_are_no_part_of_the_result(
+    monkeypatch: pytest.MonkeyPatch, kind: str, layout: torch.memory_format, block: int
+) -> None:
+    monkeypatch.setattr("qbench.quant.ste.BLOCK", block)
+    scale, zero_point = SCALES[kind]
+    x = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(2)).contiguous(memory_format=layout)
+    grad = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(3))
+    steps = x / scale
+    low, high = -4 - zero_point, 3 - zero_point
+    codes = steps.round().clamp(low, high)
+
+    leaf, step = x.clone().requires_grad_(), scale.clone().requires_grad_()
+    made = learned_step(leaf, step, zero_point, -4, 3, 1)
+    assert made.stride() == x.stride() and torch.equal(made, codes * scale)
+    made.backward(grad)  # type: ignore[no-untyped-call]
+    inside = (steps >= low) & (steps <= high)
+    assert leaf.grad is not None and torch.equal(leaf.grad, grad * inside)
+    by_step = (grad * (codes - steps * inside)).sum_to_size(scale.shape)
+    assert step.grad is not None
+    torch.testing.assert_close(step.grad, by_step / max(3 - int(zero_point.min()), 1) ** 0.5, rtol=1e-5, atol=1e-5)
+
+    leaf = x.clone().requires_grad_()
+    straight_through(leaf, scale, zero_point, -4, 3).backward(grad)  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    assert torch.equal(leaf.grad, grad * ((steps >= low - 0.5) & (steps <= high + 0.5)))
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    x = torch.linspace(-1, 1, 1001).bfloat16()
+    made = straight_through(x, torch.tensor(0.0131), ZERO, -128, 127)
+    assert made.dtype == torch.bfloat16
+    assert torch.equal(made, fake_quantize(x.float(), torch.tensor(0.0131), ZERO, -128, 127).bfloat16())

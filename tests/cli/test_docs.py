@@ -1,0 +1,31 @@
+"""What the pages show of a session, a line "$ qbench ..." and its answer, is what qbench answers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from calling import ROOT, Bench
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = [
+    pytest.param(command, answer, id=f"{page.name}: {command}")
+    for page in PAGES
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for command, answer in re.findall(r"^\$ qbench (.+)\n((?:(?!\$ ).*\n)+)", block, re.MULTILINE)
+]
+
+
+def test_there_is_something_shown() -> None:
+    assert SHOWN
+
+
+@pytest.mark.parametrize(("command", "answer"), SHOWN)
+def test_what_a_page_shows_is_what_qbench_says(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, answer: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = bench(*shlex.split(command))
+    assert (done.out + done.err).split() == answer.split()
