@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from qbench.errors import RuntimeUnavailable
@@ -17,9 +19,20 @@ def import_extra(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        missing = error.name or module
-        raise RuntimeUnavailable(f'{missing} is not installed; pip install "qbench[{extra}]"') from error
+        raise RuntimeUnavailable(_not_installed(error.name or module, extra)) from error
     except (ImportError, OSError) as error:
         raise RuntimeUnavailable(
             f'{module} does not import ({error}); install it anew: pip install "qbench[{extra}]"'
         ) from error
+
+
+def missing_extra(modules: Sequence[str], extra: str) -> str | None:
+    """Which of the modules is not installed, without importing them; None if all are."""
+    for module in modules:
+        if find_spec(module) is None:
+            return _not_installed(module, extra)
+    return None
+
+
+def _not_installed(module: str, extra: str) -> str:
+    return f'{module} is not installed; pip install "qbench[{extra}]"'

@@ -16,7 +16,7 @@ from torch import Tensor
 from qbench.artifact import load
 from qbench.errors import ArtifactError, RuntimeUnavailable
 from qbench.program.graph import Program
-from qbench.runtime.extras import import_extra
+from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
 from qbench.runtime.onnx.graph import EXTRA
 from qbench.runtime.onnx.kernels import Verdict, graph_kernels, is_quantized, read_graph, verdict
@@ -72,7 +72,7 @@ class OnnxRuntime:
         return OnnxOptions(self.form, self.signedness)
 
     def supports(self, program: Program) -> str | None:
-        return why_not(program)
+        return missing_extra(("onnx", "onnxruntime"), EXTRA) or why_not(program)
 
     def load(self, path: Path, *, threads: int) -> OnnxRuntimeExecutable:
         """Load a ``.qbench`` or ``.onnx`` file.

@@ -13,7 +13,7 @@ from torch import Tensor
 from qbench.artifact import load
 from qbench.errors import ArtifactError, RuntimeUnavailable
 from qbench.program.graph import Program
-from qbench.runtime.extras import import_extra
+from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
 from qbench.runtime.onnx.kernels import Kernel, verdict
 
@@ -83,7 +83,7 @@ class OpenVinoRuntime:
         return OnnxOptions("qdq", "u8s8", engine="openvino")
 
     def supports(self, program: Program) -> str | None:
-        return why_not(program)
+        return missing_extra(("onnx", "openvino"), EXTRA) or why_not(program)
 
     def load(self, path: Path, *, threads: int) -> OpenVinoExecutable:
         """Load a ``.qbench``, ``.onnx`` or ``.xml`` file.

@@ -101,6 +101,7 @@ def test_a_missing_library_is_named_with_its_extra(
 ) -> None:
     save(body("relu"), tmp_path / "model.qbench")
     monkeypatch.setitem(sys.modules, module, None)
+    assert (OnnxRuntime().supports(body("relu")) or "").startswith(f"{module} is not installed; pip install ")
     with pytest.raises(RuntimeUnavailable, match=rf'{module} .*pip install "qbench\[onnxruntime\]"'):
         OnnxRuntime().load(tmp_path / "model.qbench", threads=1)
 
