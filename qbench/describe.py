@@ -55,6 +55,7 @@ def list_options(words: Sequence[str]) -> int:
 def report(words: Sequence[str]) -> int:
     """``qbench report [PATH]``: rebuild the tables from the records below PATH and print them."""
     from qbench.record import load_records
+    from qbench.report import figures
     from qbench.report.tables import rich_table, write_tables
 
     if len(words) > 1 or any(word.startswith("-") for word in words):
@@ -80,10 +81,13 @@ def report(words: Sequence[str]) -> int:
         return 0
     tables = place.parent / "tables"
     try:
-        for path in write_tables(records, tables):
+        drawn = figures.write_figures(records, place.parent / "figures")
+        for path in (*write_tables(records, tables), *drawn):
             console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     except OSError as error:
         raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error
+    if not figures.available() and any(record.sensitivity for record in records):
+        console.print(f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"', markup=False)
     return 0
 
 
