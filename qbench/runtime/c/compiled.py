@@ -40,7 +40,8 @@ def compile_c(arguments: Sequence[str], folder: Path) -> None:
         RuntimeUnavailable: There is no compiler, or it refuses; the message has its first complaint.
     """
     command = [*find_compiler(), *FLAGS, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    plain = {**os.environ, "LC_ALL": "C"}  # messages in English, without typographic quotes
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=plain, check=False)
     if done.returncode:
         complaints = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
         first = complaints[0] if complaints else f"exit code {done.returncode}"

@@ -100,7 +100,9 @@ def factor_steps(multiplier: Tensor, made: Value) -> tuple[int, int]:
 
 def comment(text: str) -> str:
     """Text that can neither end a comment nor go on in the next line."""
-    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-+ =,:%") else "_" for letter in text)
+    return "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "._-+ =,:%") else "_" for letter in text
+    )
 
 
 def _number(field: str | int) -> str:

@@ -108,7 +108,7 @@ extern const int32_t {name}_logit_shift[{NAME}_CLASSES];
 """
 
 _QUANTIZE_DECLARED = """\
-/* Pixels of 0 to 255, [HEIGHT][WIDTH][CHANNELS], to the codes above, with the mean and deviation of the training data. */
+/* Pixels of 0 to 255, [HEIGHT][WIDTH][CHANNELS], to the codes above, by mean and deviation of the training data. */
 void {name}_quantize(const uint8_t *pixels, int8_t *input);
 """
 

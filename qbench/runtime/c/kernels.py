@@ -1,9 +1,9 @@
-'''The C text of the operations: plain loops over contiguous channels, which compilers turn into vector instructions.
+"""The C text of the operations: plain loops over contiguous channels, which compilers turn into vector instructions.
 
 ``@W@`` stands for the type of the weights or of what is read, ``@O@`` for that of what is made; ``select`` fills them
 in and brings along what a kernel calls. Right shifts of negative numbers are implementation-defined in C99: the text
 refuses to compile where they are not arithmetic.
-'''
+"""
 
 from __future__ import annotations
 

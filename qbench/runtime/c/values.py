@@ -33,7 +33,7 @@ class Value:
 
 
 def values_of(program: IntegerProgram) -> dict[str, Value]:
-    """Every value of a program (and "input"), found by running the reference executor on one image whose pixels are real zeros."""
+    """Every value of a program (and "input"), found by running the reference executor on one image of real zeros."""
     found: dict[str, Value] = {}
 
     def note(name: str, value: Tensor) -> None:

@@ -78,7 +78,7 @@ def to_c(
     values = values_of(program)
     last = program.nodes[-1].name
     if values[last].positions != 1:
-        raise MethodError(last, "makes an image, not one number per class; end the network in flatten or a linear layer")
+        raise MethodError(last, "makes an image, not a number per class; end the network in flatten or a linear layer")
     constants = Constants()
     arenas, places = _places(program, values)
     emitter = Emitter(values, places, constants)
