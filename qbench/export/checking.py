@@ -50,7 +50,7 @@ def check_images(program: Program, path: Path, count: int) -> tuple[Tensor, str]
 
 def compare(expected: Callable[[Tensor], Tensor], found: Callable[[Tensor], Tensor], images: Tensor) -> Comparison:
     """Run both on the same images, in batches of several sizes."""
-    parts = [*images[:3].split(1), *images[3:].split(_BATCH)]
+    parts = [part for some, size in ((images[:3], 1), (images[3:], _BATCH)) for part in some.split(size) if len(part)]
     before, after = (torch.cat([run(part) for part in parts]).float() for run in (expected, found))
     if before.shape != after.shape:
         raise ExportError(f"the exported file makes {tuple(after.shape)} of {len(images)} images, not {before.shape}")

@@ -87,7 +87,7 @@ def check_target(target: Path, suffix: str) -> None:
         what = "is a folder; name a file" if target.is_dir() else "is there already; name another or remove it"
         raise ConfigError(f"export: {target} {what}.")
     if target.is_dir() and any(target.iterdir()):
-        raise ConfigError(f"export: {target} is not empty; name another folder or remove what is in it.")
+        raise ConfigError(f"export: {target} is not empty; name another folder or empty it.")
     if target.exists() and not target.is_dir():
         raise ConfigError(f"export: {target} is a file; this format needs a folder.")
     if not target.parent.is_dir():
