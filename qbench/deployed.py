@@ -23,8 +23,8 @@ def normalisation(program: Program, path: Path) -> tuple[list[float], list[float
     found = []
     for key in ("mean", "std"):
         values = program.provenance.get(key)
-        numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
-        if not numbers or len(values) != program.input_shape[0]:
+        values = values if isinstance(values, list | tuple) else []
+        if len(values) != program.input_shape[0] or not all(isinstance(value, int | float) for value in values):
             raise ArtifactError(f"{path}: its header has no {key} per channel; qbench run writes files that have")
         found.append([float(value) for value in values])
     return found[0], found[1]

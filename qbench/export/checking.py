@@ -49,8 +49,8 @@ def check_images(program: Program, path: Path, count: int) -> tuple[Tensor, str]
 
 
 def compare(expected: Callable[[Tensor], Tensor], found: Callable[[Tensor], Tensor], images: Tensor) -> Comparison:
-    """Run both on the same images, in batches of several sizes."""
-    parts = [part for some, size in ((images[:3], 1), (images[3:], _BATCH)) for part in some.split(size) if len(part)]
+    """Run both on the same images: the first alone, the others in batches."""
+    parts = [images[:1], *torch.split(images[1:], _BATCH)] if len(images) > 1 else [images]
     before, after = (torch.cat([run(part) for part in parts]).float() for run in (expected, found))
     if before.shape != after.shape:
         raise ExportError(f"the exported file makes {tuple(after.shape)} of {len(images)} images, not {before.shape}")

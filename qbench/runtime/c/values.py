@@ -37,8 +37,8 @@ def values_of(program: IntegerProgram) -> dict[str, Value]:
     found: dict[str, Value] = {}
 
     def note(name: str, value: Tensor) -> None:
-        shape = tuple(value.shape[1:]) if value.dim() == 4 else (1, 1, value.shape[1])
-        found[name] = Value(*shape, value.dtype, value.dim() == 4)
+        height, width = (value.shape[1], value.shape[2]) if value.dim() == 4 else (1, 1)
+        found[name] = Value(height, width, value.shape[-1], value.dtype, value.dim() == 4)
 
     channels, height, width = program.input_shape
     module = IntegerModule(program)
