@@ -69,7 +69,5 @@ def lifetimes(
             place = same.get(name, name)
             first.setdefault(place, step)
             last[place] = step
-    output = program.nodes[-1].name
-    last[same.get(output, output)] = len(program.nodes)  # read once more, when it is handed out
     names = [name for name in first if name not in outside]
     return [Lifetime(name, values[name].elements, first[name], last[name]) for name in names]

@@ -65,7 +65,8 @@ def to_c(
     Args:
         program: The network; its output is one integer per class.
         name: A C identifier: prefix of the public functions.
-        weights: "arrays" in the source, "blob" in a file the caller maps, "auto": arrays up to a million bytes.
+        weights: "arrays" in the source, "blob" in a file the caller maps (where there are any), "auto": arrays up to a
+            million bytes.
         pixel_codes: Codes of the 256 pixel values of each channel, int8 [C, 256]; adds ``NAME_quantize``.
         about: Lines for the header: where the network comes from.
 
@@ -86,7 +87,8 @@ def to_c(
         emitter.node(node)
     if values[last].dtype != torch.int32:
         emitter.call("qb_widen", values[last].elements, program.output_zero_point, places[last], "logits")
-    as_blob = weights == "blob" or (weights == "auto" and constants.num_bytes > LARGEST_ARRAYS)
+    smallest = {"auto": LARGEST_ARRAYS, "arrays": constants.num_bytes, "blob": 0}[weights]
+    as_blob = constants.num_bytes > smallest
     numbers, blob = constants.as_blob() if as_blob else (constants.as_arrays(), None)
     arena_bytes = arenas[torch.int8].elements + 2 * arenas[torch.int16].elements
     facts = Facts(

@@ -52,11 +52,16 @@ def test_no_floats_no_memory_of_others_no_library() -> None:
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3", "-Os"])
-def test_nothing_is_linked(level: str, tmp_path: Path) -> None:
-    """Compilers make memset and memcpy of loops: a library of its own, without any other, must have no gaps."""
-    for index, program in enumerate(every_operation()):
+@pytest.mark.parametrize("hosted", ["-ffreestanding", "-fhosted"])
+def test_nothing_is_linked(level: str, hosted: str, tmp_path: Path) -> None:
+    """Compilers make memset and memcpy of loops: a library of its own, without any other, must have no gaps.
+
+    Without -ffreestanding too, as a careless user would compile it.
+    """
+    pools = [ops.MaxPool((2, 2), (2, 2), (0, 0), (size, size)) for size in (8, 4)]  # no function for one size alone
+    for index, program in enumerate([chain((70, 16, 16), *pools, ops.Flatten()), *every_operation()[:4]]):
         to_c(program, name="net", weights="blob").write(tmp_path)
-        alone = ["-shared", "-fPIC", "-nostdlib", "-Wl,-z,defs", level]
+        alone = ["-shared", "-fPIC", "-nostdlib", "-Wl,-z,defs", level, hosted]
         compile_c([*alone, "net.c", "-o", f"net{index}.so"], tmp_path)
 
 
