@@ -27,7 +27,7 @@ class OnnxFile:
     least_agreement_percent: float = 99.0  # engines requantize in float: a tie may round the other way
 
     def write(self, program: Program, folder: Path, name: str) -> None:
-        (folder / f"{name}{self.suffix}").write_bytes(onnx_model(program).SerializeToString())
+        (folder / f"{name}{self.suffix}").write_bytes(onnx_model(program, "onnxruntime").SerializeToString())
 
     def reload(self, program: Program, folder: Path, name: str) -> Callable[[Tensor], Tensor]:
         engine = extra_module("onnxruntime", "onnx", "onnxruntime")
@@ -48,14 +48,21 @@ class OnnxFile:
         return TorchRuntime().prepare(program)
 
 
-def onnx_model(program: Program) -> Any:
+def onnx_model(program: Program, engine: str) -> Any:
     """The program as an ``onnx.ModelProto``, with quantize and dequantize nodes and an open batch size.
 
+    Args:
+        program: What to write.
+        engine: Whose fusions the graph is for: onnxruntime or openvino. It runs on both.
+
     Raises:
-        RuntimeUnavailable: The ONNX writer or a library it needs is not there.
+        RuntimeUnavailable: The ONNX writer or a library it needs is not there, or the program has no such form.
     """
     writer = extra_module(WRITER, "onnx", "onnxruntime")
-    return writer.to_onnx(program, form="qdq", batch=None)
+    try:
+        return writer.to_onnx(program, writer.OnnxOptions(form="qdq", batch=None, engine=engine))
+    except ValueError as error:
+        raise RuntimeUnavailable(f"the program has no form in ONNX: {error}") from error
 
 
 def extra_module(name: str, wanted_for: str, extra: str) -> Any:

@@ -23,7 +23,7 @@ class OpenVinoIr:
     def write(self, program: Program, folder: Path, name: str) -> None:
         openvino = extra_module("openvino", "openvino", "openvino")
         path = folder / f"{name}.onnx"
-        path.write_bytes(onnx_model(program).SerializeToString())
+        path.write_bytes(onnx_model(program, "openvino").SerializeToString())
         model = openvino.convert_model(path)
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
         path.unlink()

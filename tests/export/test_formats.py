@@ -114,8 +114,10 @@ class Session:
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     asked: list[Any] = []
 
-    def to_onnx(program: Program, *, form: str, batch: int | None) -> Any:
-        asked.append((form, batch))
+    def to_onnx(program: Program, options: dict[str, Any]) -> Any:
+        if program.input_shape[1] != 32:
+            raise ValueError("fc: too small")
+        asked.append(options)
         return type("Model", (), {"SerializeToString": lambda self: b"a model"})()
 
     def compile_model(self: Any, path: Path, device: str, options: dict[str, str]) -> Callable[[Any], list[Any]]:
@@ -130,7 +132,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         path.with_suffix(".made").write_bytes(b"a model")
 
     parts = {
-        "qbench.runtime.onnx": {"to_onnx": to_onnx},
+        "qbench.runtime.onnx": {"to_onnx": to_onnx, "OnnxOptions": dict},
         "onnxruntime": {"InferenceSession": Session},
         "openvino": {
             "convert_model": lambda path: Path(path).read_bytes(),
@@ -150,13 +152,19 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_files_of_engines(name: str, engines: list[Any], tmp_path: Path) -> None:
     program, made = integer_program(), load_format(name)
     made.write(program, tmp_path, "toy")
-    assert engines == [("qdq", None)]
+    assert engines == [{"form": "qdq", "batch": None, "engine": {"onnx": "onnxruntime"}.get(name, name)}]
     left = {"onnx": ["toy.onnx"], "openvino": ["toy.made", "toy.xml"]}[name]
     assert sorted(path.name for path in tmp_path.iterdir()) == left
     found = made.reload(program, tmp_path, "toy")
     assert compare(made.reference(program), found, images()).identical_percent == 100.0
     Session.spoil = 1000.0
     assert compare(made.reference(program), found, images()).agreement_percent < made.least_agreement_percent
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_program_without_a_form_in_onnx(name: str, engines: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeUnavailable, match=r"^the program has no form in ONNX: fc: too small$"):
+        load_format(name).write(integer_program(size=8), tmp_path, "toy")
 
 
 def test_what_engines_are_compared_with() -> None:
