@@ -18,6 +18,9 @@ usage: qbench VERB [...]
   list [GROUP]                                  data sets, models, methods, ... and their parameters
   report [PATH]                                 the table of all records (default: outputs/records)
   inspect FILE [--baseline FILE]                what is inside an artefact, layer by layer
+  evaluate FILE dataset=NAME [KEY=VALUE ...]    accuracy of an artefact on a data set's test images
+  predict FILE IMAGE... [--json] [--top N]      the classes an artefact sees in image files
+  export RUN_OR_FILE --format FORMAT            as onnx, openvino, c or torch; [--output PATH] [--images N]
   doctor                                        versions, instruction sets, data sets and store of this machine
   help                                          this text
 
@@ -27,6 +30,8 @@ examples
   qbench run dataset=cifar10 model=vgg16 method=kmeans bits=4   downloads CIFAR-10 where it is missing
   qbench run model=vgg16 dry=true                               print the plan and stop
   qbench run method=kmeans --cfg job                            print the composed config
+  qbench evaluate model.qbench dataset=digits runtime=integer   accuracy from the file alone
+  qbench export model.qbench --format c --output my_net         integer C99, compiled and checked before it is there
   eval "$(qbench -sc install=bash)"                             completion of groups, options and keys
 
 Keys of a run: bits act_bits seed device threads limit_train limit_test tiny dry data_dir output_dir store_dir
@@ -189,6 +194,24 @@ def _inspect(words: list[str]) -> int:
     return inspect(words)
 
 
+def _evaluate(words: list[str]) -> int:
+    from qbench.evaluate import evaluate
+
+    return evaluate(words)
+
+
+def _predict(words: list[str]) -> int:
+    from qbench.predict import predict
+
+    return predict(words)
+
+
+def _export(words: list[str]) -> int:
+    from qbench.export.verb import export
+
+    return export(words)
+
+
 def _doctor(words: list[str]) -> int:
     from qbench.doctor import doctor
 
@@ -200,5 +223,8 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "report": _report,
     "inspect": _inspect,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "export": _export,
     "doctor": _doctor,
 }

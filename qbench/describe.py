@@ -17,6 +17,7 @@ from qbench.console import make_console
 from qbench.errors import ArtifactError, ConfigError
 from qbench.limits import describe
 from qbench.steps import flat, flat_limits
+from qbench.words import take_option
 
 if TYPE_CHECKING:
     from qbench.artifact import SizeReport
@@ -55,6 +56,7 @@ def list_options(words: Sequence[str]) -> int:
 def report(words: Sequence[str]) -> int:
     """``qbench report [PATH]``: rebuild the tables from the records below PATH and print them."""
     from qbench.record import load_records
+    from qbench.report import figures
     from qbench.report.tables import rich_table, write_tables
 
     if len(words) > 1 or any(word.startswith("-") for word in words):
@@ -80,16 +82,19 @@ def report(words: Sequence[str]) -> int:
         return 0
     tables = place.parent / "tables"
     try:
-        for path in write_tables(records, tables):
+        drawn = figures.write_figures(records, place.parent / "figures")
+        for path in (*write_tables(records, tables), *drawn):
             console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     except OSError as error:
         raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error
+    if not figures.available() and any(record.sensitivity for record in records):
+        console.print(f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"', markup=False)
     return 0
 
 
 def inspect(words: Sequence[str]) -> int:
     """``qbench inspect FILE [--baseline FILE]``: what is inside an artefact, layer by layer."""
-    baseline, names = _option("--baseline", words)
+    baseline, names = take_option("--baseline", words)
     if len(names) != 1 or names[0].startswith("-"):
         raise ConfigError("inspect: give one artefact, and --baseline FILE to see the error against float weights.")
     _print_artifact(make_console(), Path(names[0]), Path(baseline) if baseline else None)
@@ -236,21 +241,7 @@ def _settings(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def _config_dir(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    folder, rest = _option("--config-dir", words)
+    folder, rest = take_option("--config-dir", words)
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"--config-dir {folder}: no such folder.")
     return Path(folder) if folder else None, rest
-
-
-def _option(flag: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of ``flag VALUE`` or ``flag=VALUE`` (None if it is not given), and the other words."""
-    for position, word in enumerate(words):
-        name, joined, value = word.partition("=")
-        if name != flag:
-            continue
-        used = 1 if joined else 2
-        value = value if joined else (list(words)[position + 1 : position + 2] or [""])[0]
-        if not value or value.startswith("-"):
-            raise ConfigError(f"{flag}: a path is missing after it.")
-        return value, [*words[:position], *words[position + used :]]
-    return None, list(words)

@@ -7,7 +7,8 @@
     ├── StoreError             a store entry cannot be read or written
     ├── TrainingError          training cannot go on (NaN loss, out of memory)
     ├── MethodError            a method cannot be applied to this network, or had no effect; names the layer
-    └── RuntimeUnavailable     a runtime is not installed or cannot run this artefact
+    ├── RuntimeUnavailable     a runtime is not installed or cannot run this artefact
+    └── ExportError            an exported file does not compute what its artefact does
 
 Programming mistakes stay what Python makes of them (``ValueError``, ``TypeError``, ``AssertionError``).
 This module imports nothing, so that refusing bad input never waits for torch.
@@ -65,3 +66,7 @@ class MethodError(QBenchError):
 
 class RuntimeUnavailable(QBenchError):
     """A runtime is not installed on this machine or cannot run this artefact."""
+
+
+class ExportError(QBenchError):
+    """An exported file, re-loaded, does not compute what its artefact does; nothing is left of it."""

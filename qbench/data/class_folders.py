@@ -109,19 +109,30 @@ def decode_files(name: str, files: Sequence[Path], decoding: Decoding) -> Tensor
     return torch.from_numpy(pixels)
 
 
-def _decode(name: str, file: Path, decoding: Decoding) -> NDArray[np.uint8]:
+def decode_image(file: Path, decoding: Decoding) -> NDArray[np.uint8]:
+    """Decode one image file into uint8 [C, H, W].
+
+    Raises:
+        DataError: It cannot be decoded, or has another size while ``decoding.resize`` is False; names the file.
+    """
     try:
         with Image.open(file) as opened:
             image: Image.Image = opened.convert("RGB" if decoding.channels == 3 else "L")
     except Exception as error:  # PIL's decoders raise many types on damaged files (struct.error, SyntaxError, ...)
-        raise DataError(f"data set {name}: {file} cannot be decoded: {error}") from error
+        raise DataError(f"{file} cannot be decoded: {error}") from error
     if image.size != (decoding.width, decoding.height):
         if not decoding.resize:
-            size = f"{image.width}x{image.height}"
-            raise DataError(f"data set {name}: {file} is {size}, not {decoding.width}x{decoding.height}")
+            raise DataError(f"{file} is {image.width}x{image.height}, not {decoding.width}x{decoding.height}")
         image = image.resize((decoding.width, decoding.height), Image.Resampling.BILINEAR)
     # [H, W] or [H, W, C] -> [C, H, W]
     return np.asarray(image).reshape(decoding.height, decoding.width, decoding.channels).transpose(2, 0, 1)
+
+
+def _decode(name: str, file: Path, decoding: Decoding) -> NDArray[np.uint8]:
+    try:
+        return decode_image(file, decoding)
+    except DataError as error:
+        raise DataError(f"data set {name}: {error}") from error
 
 
 def _require_readable(name: str, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Deployable files: one file per format, one small protocol (``base``), one verb (``verb``)."""
