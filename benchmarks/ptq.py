@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from qbench.runtime.onnx import save_onnx
 
 from qbench.artifact import load, save
 from qbench.methods.base import Context
 from qbench.methods.ptq import PTQ
 from qbench.models.build import build_model
 from qbench.program.trace import trace
+from qbench.runtime.onnx import save_onnx
 
 MODELS = {"mobilenet": "mobilenet.mobilenet", "resnet20": "resnet.resnet20", "vgg16": "vgg.vgg16"}
 PEERS = {"onnxruntime": "onnxruntime", "nncf": "nncf"}
