@@ -49,7 +49,7 @@ def write_figures(records: Sequence[Record], folder: Path) -> list[Path]:
     return written
 
 
-def sensitivity_chart(record: Record) -> alt.LayerChart:
+def sensitivity_chart(record: Record) -> alt.LayerChart | alt.FacetChart:
     """A matrix of layers, in execution order, and options, coloured by sensitivity on a logarithmic scale.
 
     The option each layer got is marked. A sensitivity of 0, of an option that changes nothing, has the colour of the
@@ -73,7 +73,5 @@ def sensitivity_chart(record: Record) -> alt.LayerChart:
     marks = base.transform_filter("datum.chosen").mark_point(filled=True, size=70, color="white", stroke="black")
     subtitle = [" ".join(filter(None, [record.method, record.variant])), "dots: what each layer got"]
     title = alt.Title(f"{record.model} on {record.dataset}", subtitle=subtitle)
-    chart: alt.LayerChart = alt.layer(cells, marks).properties(
-        width=_WIDTH * len(options), height=_CELL * len(layers), title=title
-    )
-    return chart
+    size = {"width": _WIDTH * len(options), "height": _CELL * len(layers)}
+    return alt.layer(cells, marks, title=title, **size)
