@@ -87,7 +87,6 @@ ONLY_ON = {("ptq", "equalize"): "mlp"}
 AS_THE_DEFAULT = {
     ("ptq", "act_percentile", 100.0),
     ("integer", "act_percentile", 100.0),
-    ("qat", "act_range", "percentile"),
 }
 # how long and how fast a method trains or searches: its extremes are hours, or no training any more
 EFFORT = {"epochs", "iterations", "lr", "batch_size", "weight_decay", "reassign_steps", "ramp_fraction"}
