@@ -142,6 +142,8 @@ def requantizer(source: str, factor: Tensor, zero_point: int, low: int, high: in
 
 
 def _signed(name: str, spec: EdgeSpec) -> Grid:
+    if spec.levels is not None:
+        raise MethodError(name, "takes shared values of any spacing; integers alone need act_levels=uniform")
     if spec.scale is None or spec.zero_point is None:
         raise MethodError(name, "finds its range while running; integers alone need static ranges")
     if spec.qmax - spec.qmin >= 1 << LARGEST_BITS:
