@@ -32,6 +32,8 @@ ONLY_WITH = {
     },
     ("hybrid", "candidates"): {"budget": "avg_bits:8"},
     ("hybrid", "first_last_bits"): {"budget": "avg_bits:8"},
+    ("hybrid", "sparsity"): {"encodings": ["pruned"], "budget": "avg_bits:9"},
+    ("kmeans", "act_levels"): {"act_bits": 3},
     ("integer", "percentile"): {"range": "percentile"},
     ("integer", "act_range"): {"act_percentile": 99.0},
     ("integer", "act_percentile"): {"act_range": "percentile"},
