@@ -106,7 +106,10 @@ class Builder:
             return value
         else:
             table = lookup("identity", value.grid, grid, grid.qmin, grid.qmax)
-            self.append(node.name, node.name, (value.name,), table)
+            # a pooling has made codes of its own name already, on the grid of what it reads
+            name = f"{node.name}.requantized" if value.name == node.name else node.name
+            self.append(name, node.name, (value.name,), table)
+            return Codes(name, grid)
         return Codes(node.name, grid)
 
 
