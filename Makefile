@@ -92,6 +92,7 @@ results-accuracy: $(READY) ## the part of results that is in docs/results/accura
 docs: $(READY) ## rebuild the methods page from the methods, and the README's table from the records
 	$(BIN)/python -m qbench.methods_page docs/methods.md
 	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
+	$(BIN)/python -m qbench.report.goals $(RESULTS)/accuracy
 
 clean: ## remove .venv, caches and builds; outputs/ stays
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
