@@ -60,7 +60,7 @@ def shared_levels(histogram: Histogram, num_levels: int) -> tuple[float, ...]:
     found = kmeans_1d(histogram.centres[seen].float(), num_levels, histogram.counts[seen].float()).centroids
     if histogram.low <= 0.0 <= histogram.high:
         found[int(found.abs().argmin())] = 0.0
-    return tuple(float(level) for level in found.unique())
+    return tuple(sorted(set(found.tolist())))
 
 
 def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, float]:
