@@ -130,8 +130,8 @@ def measure_workers(
     result = run_rounds(*turns, settings or LatencySettings(), batch_size=batch_size, threads=threads)
     return replace(
         result,
-        candidate_kind=candidate.ready.get("kind"),
-        baseline_kind=baseline.ready.get("kind"),
+        candidate_kind=turns[0].kind,
+        baseline_kind=turns[1].kind,
         candidate_energy_J=turns[0].energy_J(result.rounds * result.candidate_calls_per_round),
         baseline_energy_J=turns[1].energy_J(result.rounds * result.baseline_calls_per_round),
     )
@@ -205,9 +205,14 @@ def bootstrap_median_interval(values: NDArray[np.float64], settings: LatencySett
 
 
 class WorkerTurns:
-    """A worker as a :data:`Turn`: each call is one request. The first of them is the warm-up."""
+    """A worker as a :data:`Turn`: each call is one request. The first of them is the warm-up.
+
+    Attributes:
+        kind: Of the kernels that ran last, as the runtime states it; None where it does not.
+    """
 
     def __init__(self, worker: Worker, batch_size: int) -> None:
+        self.kind: str | None = None
         self._worker = worker
         self._batch_size = batch_size
         self._joules: list[float | None] = []
@@ -215,6 +220,7 @@ class WorkerTurns:
     def __call__(self, calls: int) -> Sequence[float]:
         answer = self._worker.request(self._batch_size, calls)
         self._joules.append(answer.get("joules"))
+        self.kind = answer.get("kind")
         seconds: Sequence[float] = answer["seconds"]
         return seconds
 

@@ -6,8 +6,9 @@
 
 Protocol, one JSON object per line: the worker writes {"ready": true, "kind", "imports_rss_bytes",
 "loaded_rss_bytes", "load_peak_rss_bytes"}; then answers each request {"batch_size", "inner"} on stdin with
-{"seconds": [one per call], "joules": of all these calls or null, "peak_rss_bytes"}. Between requests it blocks on
-stdin and uses no processor. It ends when stdin does, and so never outlives its parent.
+{"seconds": [one per call], "joules": of all these calls or null, "peak_rss_bytes", "kind"}: a runtime that compiles for
+a batch size may know its kind only then. Between requests it blocks on stdin and uses no processor. It ends when stdin
+does, and so never outlives its parent.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ class ArtifactEngine:
         self._input_shape = input_shape
         self._images: dict[int, Any] = {}
         self._executable = load_runtime(runtime, params).load(Path(path), threads=threads)
-        self.kind: str = self._executable.kind
+
+    @property
+    def kind(self) -> str:
+        """Of the kernels, as far as the runtime knows."""
+        return self._executable.kind
 
     def __call__(self, batch_size: int) -> Any:
         torch = self._torch
@@ -91,7 +96,8 @@ def serve(engine: Engine, requests: TextIO, answers: TextIO, meter: EnergyMeter 
             engine(batch_size)
             seconds.append((time.perf_counter_ns() - start) / 1e9)
         joules = meter.joules(before, meter.read()) if meter is not None else None
-        _write(answers, {"seconds": seconds, "joules": joules, "peak_rss_bytes": peak_rss_bytes()})
+        answer = {"seconds": seconds, "joules": joules, "kind": getattr(engine, "kind", None)}
+        _write(answers, {**answer, "peak_rss_bytes": peak_rss_bytes()})
 
 
 def peak_rss_bytes() -> int:

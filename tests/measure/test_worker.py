@@ -204,6 +204,20 @@ def test_serve_makes_one_call_more_than_it_times() -> None:
     assert [len(json.loads(line)["seconds"]) for line in answers.getvalue().splitlines()] == [3, 1]
 
 
+def test_the_kind_is_that_of_the_kernels_that_ran() -> None:
+    """A runtime that compiles at the first call knows it no earlier."""
+
+    class Late:
+        kind = "simulated"
+
+        def __call__(self, batch_size: int) -> None:
+            self.kind = "integer"
+
+    answers = io.StringIO()
+    serve(Late(), io.StringIO('{"batch_size": 1, "inner": 1}\n'), answers)
+    assert json.loads(answers.getvalue())["kind"] == "integer"
+
+
 def test_peak_is_at_least_what_is_resident() -> None:
     assert peak_rss_bytes() >= 0.9 * psutil.Process(os.getpid()).memory_info().rss
 
