@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,6 +28,19 @@ def import_extra(module: str, extra: str) -> Any:
         raise RuntimeUnavailable(
             f'{module} does not import ({error}); install it anew: pip install "qbench[{extra}]"'
         ) from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Drop what a library prints, logs below an error and warns of, while it is imported or called."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def missing_extra(modules: Sequence[str], extra: str) -> str | None:
