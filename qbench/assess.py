@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from qbench.artifact import SizeReport, load, size_report
+from qbench.foreign import ArtifactFiles, artifact_of
 from qbench.measure.accuracy import Predictions, agreement_percent
 from qbench.measure.activations import activation_bytes_peak, activation_high_water_bytes
 from qbench.measure.agreement import agreement
@@ -27,7 +29,9 @@ from qbench.program.encodings import Float, Sparse
 from qbench.program.graph import Program
 from qbench.program.transform import fold_batch_norm
 from qbench.record import Record
-from qbench.stages import ARTIFACT, PREDICTIONS, read_facts
+from qbench.stages import PREDICTIONS, read_facts
+
+_NAMED = 4  # layers that a warning lists
 
 
 def assess(
@@ -44,8 +48,8 @@ def assess(
     ``integers`` is the score of the integer reference, None where it is not compared with.
     """
     training, quantizing, scoring = read_facts(trained), read_facts(own), read_facts(own_score)
-    program, reference = load(own / ARTIFACT), load(baseline / ARTIFACT)
-    sizes = size_report(own / ARTIFACT)
+    artifact, float_artifact = artifact_of(own), artifact_of(baseline)
+    reference = load(float_artifact.path)
     record = replace(
         record,
         train_seconds=training["train_seconds"],
@@ -56,10 +60,28 @@ def assess(
         latency_kind=scoring["latency_kind"],
     )
     record = _with_accuracy(record, _predictions(own_score), _predictions(baseline_score))
+    if artifact.card is not None:
+        record = _with_foreign_size(record, artifact, float_artifact.size_bytes, reference)
+        found = _chance_warnings(record, artifact.card.provenance) + _fallback_warnings(scoring)
+        return replace(record, warning="; ".join(found) or None)
+    program, sizes = load(artifact.path), size_report(artifact.path)
     record = _with_agreement(record, own_score, integers)
-    record = _with_size(record, sizes, (baseline / ARTIFACT).stat().st_size, program)
+    record = _with_size(record, sizes, float_artifact.size_bytes, program)
     record = _with_layers(record, program, reference, sizes)
     return replace(record, sensitivity=_sensitivity(program), warning=_warnings(record, program))
+
+
+def _with_foreign_size(record: Record, artifact: ArtifactFiles, baseline_bytes: int, reference: Program) -> Record:
+    """What is known of the file of another library: its bytes, and the operations of the network it was made of."""
+    size = artifact.size_bytes
+    return replace(
+        record,
+        size_bytes=size,
+        size_baseline_bytes=baseline_bytes,
+        compression_ratio=baseline_bytes / size,
+        effective_parameters=effective_parameters(size),
+        macs=sum(layer_macs(reference).values()),
+    )
 
 
 def _predictions(folder: Path) -> Predictions:
@@ -196,14 +218,33 @@ def _sensitivity(program: Program) -> tuple[dict[str, Any], ...]:
 
 def _warnings(record: Record, program: Program) -> str | None:
     """What a reader should distrust about this row."""
-    found = []
-    classes = program.provenance.get("classes") or []
-    chance = 100.0 / len(classes) if classes else None
-    if chance is not None and record.top1_low_percent is not None and record.top1_low_percent <= chance:
-        found.append(f"chance level: top-1 is not above {chance:.3g} %")
+    found = _chance_warnings(record, program.provenance)
     compressed = [layer for layer in record.layers if layer["encoding"] != "float"]
     untouched = [node.name for node in program.layers() if isinstance(program.tensors[f"{node.name}.weight"], Float)]
     if compressed and untouched:
         found.append(f"left float: {', '.join(untouched)}")
     found += program.provenance.get("warnings", [])  # what the method itself has to say
     return "; ".join(found) or None
+
+
+def _chance_warnings(record: Record, provenance: Mapping[str, Any]) -> list[str]:
+    classes = provenance.get("classes") or []
+    chance = 100.0 / len(classes) if classes else None
+    if chance is not None and record.top1_low_percent is not None and record.top1_low_percent <= chance:
+        return [f"chance level: top-1 is not above {chance:.3g} %"]
+    return []
+
+
+def _fallback_warnings(scoring: Mapping[str, Any]) -> list[str]:
+    """Layers of a quantized file that its engine computes with floats, and a file that is not quantized at all."""
+    if scoring["latency_kind"] == "float":
+        return ["not quantized: the file computes with floats alone"]
+    fallbacks = [_first_name(text) for text in scoring.get("fallbacks") or ()]
+    more = f" and {len(fallbacks) - _NAMED} more" if len(fallbacks) > _NAMED else ""
+    return [f"computed with floats: {', '.join(fallbacks[:_NAMED])}{more}"] if fallbacks else []
+
+
+def _first_name(fallback: str) -> str:
+    """Of "layer,what is fused into it (kernel)" the layer and the kernel: other names hold counts of the process."""
+    names, opened, kernel = fallback.rpartition(" (")
+    return f"{names.split(',')[0]}{opened}{kernel}"

@@ -170,7 +170,7 @@ def _complete_run(before: list[str], current: str, words: list[str]) -> int:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         code = _hydra(words)
-    internal = ("hydra", "limits", "_target_", "summary")
+    internal = ("hydra", "limits", "_target_", "summary", "peer")
     found = [word for word in printed.getvalue().split() if not {*word.rstrip("=.").split(".")} & {*internal}]
     print(" ".join(found))
     return code

@@ -25,7 +25,14 @@ from yaml import YAMLError
 from qbench.catalog import DESCRIPTIVE, GROUPS, builtin_configs, options
 from qbench.config import RunConfig
 from qbench.errors import ConfigError
-from qbench.refusals import choice_problem, environment_problems, key_problem, shorthand_problems, value_problems
+from qbench.refusals import (
+    SHORTHANDS,
+    choice_problem,
+    environment_problems,
+    key_problem,
+    shorthand_problems,
+    value_problems,
+)
 from qbench.resolve import baseline_method, resolve
 from qbench.steps import find
 
@@ -152,10 +159,26 @@ def _compose_cell(
     if problems or here:
         return replace(unrun, skipped="; ".join(here), facts=_facts(composed)), problems
     config, notes = resolve(composed, defaults, composer.config_dir)
-    if composed["act_bits"] is not None and find(composed["method"], "act_bits") is None and not multirun:
-        name = config.method.name
-        problems.append(f"act_bits={composed['act_bits']}: method={name} quantizes weights only; leave act_bits out.")
+    if not multirun:
+        problems += _bits_problems(composed, config)
+    name, asked = config.method.name, composed["choices"]["runtime"]
+    if asked != config.runtime.name and any(o.get_key_element().split(".")[0] == "runtime" for o in parsed):
+        ignored = f"runtime={asked} does not apply to method={name}, whose file runs on {config.runtime.name} alone"
+        notes = (*notes, ignored)
     return replace(unrun, config=config, notes=notes), problems
+
+
+def _bits_problems(composed: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Bits asked of a method that cannot heed them. In a sweep, where others may, a note says so instead."""
+    name, of_others = config.method.name, config.method.peer is not None
+    found = []
+    for short, key in SHORTHANDS.items():
+        if composed[short] is None or find(composed["method"], key) is not None:
+            continue
+        if of_others or short == "act_bits":
+            why = "has bits of its own" if of_others else "quantizes weights only"
+            found.append(f"{short}={composed[short]}: method={name} {why}; leave {short} out.")
+    return found
 
 
 def _facts(composed: Mapping[str, Any]) -> dict[str, Any]:

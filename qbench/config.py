@@ -11,18 +11,33 @@ from qbench import steps
 
 
 @dataclass(frozen=True)
+class Peer:
+    """What the YAML of a method says that hands in a file which another library made (``peer:``).
+
+    Attributes:
+        runtime: The runtime of that file: a run with such a method has no other.
+        packages: Whose versions decide what is in the file.
+    """
+
+    runtime: str
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Choice:
     """One option of a config group: the dotted ``target`` to build and its parameters.
 
     The parameters are flat, but for the steps of a pipeline (:mod:`qbench.steps`).
 
-    ``variant`` names, for people, the parameters (bits aside) that are not the YAML's defaults.
+    ``variant`` names, for people, the parameters (bits aside) that are not the YAML's defaults; ``peer`` is that of a
+    method whose file another library makes.
     """
 
     name: str
     target: str
     params: Mapping[str, Any] = field(default_factory=dict)
     variant: str = ""
+    peer: Peer | None = None
 
     def identity(self) -> dict[str, Any]:
         """What a content key needs to know: the target and its parameters, not the name of the YAML."""

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their checksums."""
+"""Names of an artefact's files; files written whole or not at all, and their checksums."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import hashlib
 import os
 import uuid
 from pathlib import Path
+
+ARTIFACT = "model.qbench"  # in the folder of a quantize stage, or of a run
+CARD = "model.json"  # in its place, beside the files of another library: see foreign.py
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from qbench.errors import ConfigError
+from qbench.files import ARTIFACT, CARD
 
-ARTIFACT = "model.qbench"  # of a run; named in stages.py too, which imports torch
 _SHORTEST_ID = 4  # letters of a run's id that may stand for the whole
 
 
@@ -43,5 +43,8 @@ def _inside(verb: str, folder: Path) -> Path:
     path = folder / ARTIFACT
     if path.exists():
         return path
+    if (folder / CARD).exists():
+        what = "holds the file of another library's quantizer; only `qbench run` uses such files, on their own runtime"
+        raise ConfigError(f"{verb} {folder}: {what}.")
     failed = "the run failed, see its traceback.txt" if (folder / "traceback.txt").exists() else "it is no run's folder"
     raise ConfigError(f"{verb} {folder}: holds no {ARTIFACT}; {failed}.")

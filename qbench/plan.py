@@ -120,6 +120,8 @@ class _Planner:
             "seed": self.config.seed,
         }
         fields = {"train": train.key, "method": _identity(method), **calibration, **self.where}
+        if method.peer is not None:
+            fields["packages"] = versions_of(method.peer.packages)
         return self._planned("quantize", method.title, fields)
 
     def choose(self, made: PlannedStage) -> PlannedStage:
@@ -183,7 +185,10 @@ def compares_with_integers(config: RunConfig) -> bool:
 
     ``deployed`` leaves torch out: there the answer is about the simulation and the same for every run of a sweep over
     methods, at the cost of a slow pass over the test images for each; on the engines it is about the deployed kernels.
+    The file of another library has no integers that the reference could compute with.
     """
+    if config.method.peer is not None:
+        return False
     asked = config.measure.agreement
     deployed = config.runtime.target != TORCH.target
     return not is_reference(config.runtime) and (asked == "always" or (asked == "deployed" and deployed))

@@ -10,7 +10,17 @@ from typing import Any
 
 from qbench import steps
 from qbench.catalog import COMMON, DESCRIPTIVE, options
-from qbench.config import AugmentConfig, Choice, DatasetConfig, MeasureConfig, ModelConfig, RunConfig, TrainConfig
+from qbench.config import (
+    AugmentConfig,
+    Choice,
+    DatasetConfig,
+    MeasureConfig,
+    ModelConfig,
+    Peer,
+    RunConfig,
+    TrainConfig,
+)
+from qbench.errors import ConfigError
 from qbench.machine import physical_cores
 from qbench.plan import AUTO
 from qbench.refusals import SHORTHANDS
@@ -67,7 +77,7 @@ def resolve(
         ),
         method=method,
         train=train,
-        runtime=_runtime(container, config_dir),
+        runtime=_runtime(container, config_dir, method.peer),
         measure=measure,
         seed=container["seed"],
         device=container["device"],
@@ -114,15 +124,41 @@ def _method(container: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
     bits = {steps.find(params, key) for key in SHORTHANDS.values()}
     usual = steps.flat(defaults)
     changed = [f"{k}={v}" for k, v in steps.flat(params).items() if k not in bits and v != usual.get(k)]
-    return replace(choice, params=params, variant=" ".join(changed)), tuple(notes)
+    variant = " ".join(changed)
+    return replace(choice, params=params, variant=variant, peer=_peer(choice.name, container["method"])), tuple(notes)
 
 
-def _runtime(container: Mapping[str, Any], config_dir: Path | None) -> Choice:
-    """The runtime; that of auto with, for each candidate it names, what its YAML builds (nothing where it has none)."""
+def _peer(name: str, content: Mapping[str, Any]) -> Peer | None:
+    """What a method's YAML says under ``peer``; None where it says nothing.
+
+    Raises:
+        ConfigError: It is not {runtime: NAME, packages: [NAME, ...]}.
+    """
+    said = content.get("peer")
+    if said is None:
+        return None
+    if not isinstance(said, Mapping) or not set(said) <= {"runtime", "packages"} or not said.get("runtime"):
+        raise ConfigError(f"method={name}: its YAML says peer: {said}; needed is {{runtime: NAME, packages: [...]}}.")
+    return Peer(str(said["runtime"]), tuple(str(package) for package in said.get("packages") or ()))
+
+
+def _runtime(container: Mapping[str, Any], config_dir: Path | None, peer: Peer | None) -> Choice:
+    """The runtime; that of auto with, for each candidate it names, what its YAML builds (nothing where it has none).
+
+    A method with a file of its own brings its runtime: it is that one, with what was set of it, whatever was asked for.
+
+    Raises:
+        ConfigError: There is no runtime of the name that the method's YAML says.
+    """
     choice = _choice("runtime", container)
+    known = options("runtime", config_dir)
+    if peer is not None and peer.runtime != choice.name:
+        if peer.runtime not in known:
+            method = container["choices"]["method"]
+            raise ConfigError(f"method={method}: its YAML says peer.runtime: {peer.runtime}, and there is none.")
+        return Choice(peer.runtime, *_target_and_params("runtime", known[peer.runtime].load()))
     if choice.target != AUTO:
         return choice
-    known = options("runtime", config_dir)
     candidates = []
     for name in dict.fromkeys(choice.params["candidates"]):
         target, params = _target_and_params("runtime", known[name].load()) if name in known else ("", {})

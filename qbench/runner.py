@@ -18,12 +18,12 @@ from qbench.config import Choice, RunConfig, bits_label
 from qbench.errors import ConfigError, QBenchError
 from qbench.exclusive import busy
 from qbench.files import write_atomic
+from qbench.foreign import artifact_of
 from qbench.measure.environment import environment
-from qbench.plan import Plan, PlannedStage, baseline_runtime, compares_with_integers, is_reference
+from qbench.plan import Plan, PlannedStage, baseline_runtime, compares_with_integers, is_reference, versions_of
 from qbench.progress import Progress
 from qbench.record import Record
 from qbench.stages import (
-    ARTIFACT,
     adopt_reference_stage,
     profile_stage,
     quantize_stage,
@@ -99,12 +99,14 @@ def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
     record = _with_choice(_with_profile(record, profile), made.choice_facts)
     made.forget_contended(profile)
     place = run_folder(config, plan.run_id)
-    _copy(own / ARTIFACT, place / ARTIFACT)
+    artifact, peer = artifact_of(own), config.method.peer
+    for path in artifact.published:
+        _copy(path, place / path.name)
     return replace(
         record,
-        artifact=str(place / ARTIFACT),
+        artifact=str(place / artifact.path.name),
         stage_keys={f"{stage.stage}:{stage.subject}": stage.key for stage in plan.stages},
-        environment=environment(),
+        environment={**environment(), **(versions_of(peer.packages) if peer is not None else {})},
     )
 
 
@@ -131,27 +133,28 @@ class _Stages:
         return self.folder("quantize", planned.key, lambda folder: make(folder=folder))
 
     def score(self, planned: PlannedStage, artifact: Path, runtime: Choice) -> Path:
-        make = partial(score_stage, self.config, runtime, artifact / ARTIFACT)
+        make = partial(score_stage, self.config, runtime, artifact_of(artifact).path)
         return self.folder("score", planned.key, make)
 
     def choice(self, own: Path) -> Mapping[int, Choice] | None:
         """What runtime=auto has chosen at each batch size; None with any other runtime."""
         if self.plan.choose is None:
             return None
-        folder = self.folder("choose", self.plan.choose.key, partial(choose_stage, self.config, own / ARTIFACT))
+        make = partial(choose_stage, self.config, artifact_of(own).path)
+        folder = self.folder("choose", self.plan.choose.key, make)
         self.choice_facts = read_facts(folder)
         return chosen_runtimes(self.config, folder)
 
     def integers(self, own: Path) -> Path | None:
         if self.plan.reference is None:
             return None
-        make = partial(reference_stage, self.config, own / ARTIFACT)
+        make = partial(reference_stage, self.config, artifact_of(own).path)
         return self.folder("reference", self.plan.reference.key, make)
 
     def own_score(self, own: Path, chosen: Mapping[int, Choice] | None, integers: Path | None) -> Path:
         """On the run's runtime; with runtime=auto on the one chosen for the first batch size."""
         if integers is not None and is_reference(self.config.runtime):
-            make = partial(adopt_reference_stage, integers, own / ARTIFACT)
+            make = partial(adopt_reference_stage, integers, artifact_of(own).path)
             return self.folder("score", self.plan.score.key, make)
         runtime = self.config.runtime if chosen is None else chosen[self.config.measure.batch_sizes[0]]
         return self.score(self.plan.score, own, runtime)
@@ -161,7 +164,7 @@ class _Stages:
     ) -> Mapping[str, Any]:
         if self.plan.profile is None:
             return {}
-        files = own / ARTIFACT, reference / ARTIFACT
+        files = artifact_of(own).path, artifact_of(reference).path
         make = partial(profile_stage, self.config, *files, float_runtime, chosen=chosen)
         return read_facts(self.folder("profile", self.plan.profile.key, make))
 

@@ -5,42 +5,42 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from qbench.artifact import load, save
 from qbench.assets import instantiate, load_test_images, load_training_data, make_network
-from qbench.config import AugmentConfig, Choice, MeasureConfig, RunConfig, TrainConfig
+from qbench.config import AugmentConfig, Choice, MeasureConfig, RunConfig
 from qbench.data.augment import eval_batches
 from qbench.data.base import TrainingData
 from qbench.errors import MethodError, RuntimeUnavailable
 from qbench.exclusive import foreign_load_percent, others_busy, profiling
-from qbench.files import file_sha256, write_atomic
+from qbench.files import ARTIFACT, file_sha256, write_atomic
+from qbench.foreign import input_of, keep
 from qbench.measure.latency import LatencySettings, measure_workers
 from qbench.measure.memory import memory_of
 from qbench.measure.worker import Worker, artifact_engine
-from qbench.methods.base import Context, External, Method, Tuning
-from qbench.plan import INTEGER
+from qbench.methods.base import Context, External, Method
+from qbench.plan import INTEGER, versions_of
 from qbench.program.graph import Program
 from qbench.program.materialize import materialize
 from qbench.program.trace import trace
 from qbench.progress import Progress
 from qbench.runtime import load_runtime
 from qbench.training.loop import fit
-from qbench.training.objective import Guidance
 from qbench.training.recipe import resolve_device
+from qbench.tuner import CHECKPOINT, Tuner
 
 WEIGHTS = "weights.safetensors"
 FACTS = "facts.json"
-CHECKPOINT = ".checkpoint"  # the store drops files of such names when the stage is done
-ARTIFACT = "model.qbench"
 PREDICTIONS = "predictions.safetensors"
 CALIBRATION_BATCH = 64
 SCORE_BATCH = 250
@@ -88,7 +88,7 @@ def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
 
 
 def quantize_stage(config: RunConfig, method: Choice, trained: Path, folder: Path, progress: Progress) -> None:
-    """Compress the trained network and write ``model.qbench``.
+    """Compress the trained network and write ``model.qbench``, or keep the file that another library made of it.
 
     Raises:
         MethodError: The method cannot be applied, or the file does not give back the logits of the program in memory.
@@ -101,71 +101,60 @@ def quantize_stage(config: RunConfig, method: Choice, trained: Path, folder: Pat
     baseline = trace(network, (channels, height, width))
     algorithm: Method = instantiate("method", method)
     calibration = images if algorithm.needs.calibration else []
-    tuner = _Tuner(config, data, folder, progress) if algorithm.needs.training else None
+    tuner = Tuner(config, data, folder, progress) if algorithm.needs.training else None
     context = Context(config.seed, resolve_device(config.device), calibration, progress, tuner)
-    began = time.monotonic()
-    compressed = algorithm.compress(baseline, context)
-    seconds = time.monotonic() - began
-    if isinstance(compressed, External):
-        raise MethodError(method.name, "files of other libraries cannot be scored by this version")
-    program = replace(compressed, provenance={**compressed.provenance, **_provenance(config, method, data)})
-    path = folder / ARTIFACT
-    save(program, path)
-    _check_reload(program, path, images[0])
-    facts = {"quantize_seconds": seconds, "artifact_sha256": file_sha256(path)}
+    with tempfile.TemporaryDirectory(prefix="qbench-") as scratch:
+        if method.peer is not None:
+            context = replace(context, scratch=Path(scratch))
+        began = time.monotonic()
+        compressed = algorithm.compress(baseline, context)
+        seconds = time.monotonic() - began
+        provenance = _provenance(config, method, data)
+        if isinstance(compressed, External):
+            digest = _keep_external(compressed, method, baseline, provenance, folder)
+        else:
+            digest = _keep_program(compressed, provenance, images[0], folder)
+    facts = {"quantize_seconds": seconds, "artifact_sha256": digest}
     write_facts(folder, {**facts, "fine_tuning": tuner.facts if tuner is not None else []})
 
 
-class _Tuner:
-    """The ``fine_tune`` of a context: the training loop on this run's data, resumable from the stage's folder."""
+def _keep_program(compressed: Program, provenance: Mapping[str, Any], images: Tensor, folder: Path) -> str:
+    """Write ``model.qbench`` and read it back; returns its sha256."""
+    program = replace(compressed, provenance={**compressed.provenance, **provenance})
+    path = folder / ARTIFACT
+    save(program, path)
+    _check_reload(program, path, images)
+    return file_sha256(path)
 
-    def __init__(self, config: RunConfig, data: TrainingData, folder: Path, progress: Progress) -> None:
-        self.config, self.data, self.folder, self.progress = config, data, folder, progress
-        self.facts: list[dict[str, Any]] = []
 
-    def __call__(
-        self,
-        module: nn.Module,
-        tuning: Tuning,
-        *,
-        teacher: nn.Module | None = None,
-        before_step: Callable[[int, int], None] | None = None,
-    ) -> None:
-        asked = {**asdict(tuning)}
-        guidance = Guidance(
-            before_step, asked.pop("keep"), teacher, asked.pop("distillation"), asked.pop("temperature")
+def _keep_external(
+    made: External, method: Choice, baseline: Program, provenance: Mapping[str, Any], folder: Path
+) -> str:
+    """Keep the file of another library, with a card; returns the sha256 of its files.
+
+    Raises:
+        MethodError: The method's YAML does not say what runs such files: plan and keys could not know.
+    """
+    if method.peer is None or method.peer.runtime != made.runtime:
+        says = f"peer: {{runtime: {made.runtime}, packages: [...]}}"
+        raise MethodError(
+            f"method={method.name}", f"hands in a file for runtime={made.runtime}; its YAML must say {says}"
         )
-        recipe = TrainConfig(**asked, precision=self.config.train.precision, augment=self.config.train.augment)
-        device = resolve_device(self.config.device)
-        if teacher is not None:
-            teacher.to(device).eval()
-        outcome = fit(
-            module,
-            self.data,
-            recipe,
-            self.config.dataset.augment if recipe.augment else AugmentConfig(),
-            seed=self.config.seed,
-            device=device,
-            checkpoint=self.folder / f"{CHECKPOINT}-{len(self.facts)}",
-            progress=self.progress,
-            label=f"{self.config.method.name} fine-tuning",
-            guidance=guidance,
-        )
-        module.load_state_dict(outcome.state)
-        module.cpu().eval()
-        history = [asdict(stats) for stats in outcome.history]
-        self.facts.append({"seconds": outcome.seconds, "best_epoch": outcome.best_epoch, "history": history})
+    packages = versions_of(method.peer.packages)
+    shape = baseline.input_shape
+    return keep(made, folder, packages=packages, input_shape=shape, provenance=provenance).sha256
 
 
 def score_stage(config: RunConfig, runtime: Choice, artifact: Path, folder: Path) -> None:
     """Run the file, re-loaded from disk, on the test images in float32; leaves its logits and their labels."""
     executable = load_runtime(runtime.target, runtime.params).load(artifact, threads=config.threads)
-    provenance = load(artifact).provenance
+    taken = input_of(artifact)
     test = load_test_images(config)
-    batches = eval_batches(test, SCORE_BATCH, provenance["mean"], provenance["std"], "cpu")
+    batches = eval_batches(test, SCORE_BATCH, taken.mean, taken.std, "cpu")
     logits = torch.cat([executable(images) for images, _ in batches])
     save_file({"logits": logits.contiguous(), "labels": test.labels.contiguous()}, folder / PREDICTIONS)
-    write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test)})
+    fallbacks = list(getattr(executable, "fallbacks", ()))
+    write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test), "fallbacks": fallbacks})
 
 
 def reference_stage(config: RunConfig, artifact: Path, folder: Path) -> None:
@@ -210,7 +199,7 @@ def profile_stage(
         folder: Where the figures go.
         chosen: Batch size -> runtime, with runtime=auto; None for that of the run at every size.
     """
-    shape = load(artifact).input_shape
+    shape = input_of(artifact).shape
 
     def engine(name: str, path: Path, runtime: Choice) -> Worker:
         spec = artifact_engine(name, path, runtime.target, shape, threads=config.threads, params=runtime.params)

@@ -12,7 +12,7 @@ from typing import Any
 
 TARGET = "_target_"
 # keys of a YAML that describe an option or a step; every other key is a parameter of what ``_target_`` names
-DESCRIPTIVE = frozenset({TARGET, "summary", "limits"})
+DESCRIPTIVE = frozenset({TARGET, "summary", "limits", "peer"})
 
 
 def is_step(value: Any) -> bool:

@@ -22,20 +22,23 @@ LAYERS = (
     {"program"},
     {"artifact", "training"},
     {"methods", "runtime", "measure"},
-    {"stages", "plan", "store", "report", "assets", "assess", "choose", "exclusive"},
+    {"peers"},
+    {"stages", "plan", "store", "report", "assets", "assess", "choose", "exclusive", "foreign", "tuner"},
     {"runner"},
 )
 GROUND, COMMAND_LINE = 0, len(LAYERS)
 WITHIN_A_LAYER = {("measure", "runtime")}  # layers of packages keep apart but for these; other layers are one group
-PACKAGE_LAYERS = range(1, 5)
+PACKAGE_LAYERS = range(1, 6)
 INPUTS = {"data", "models"}  # beside the layers: for training and for what puts a run together
 INPUTS_MAY_USE = {"errors", "config", "files"}
 METHODS_MAY_USE = {"errors", "progress", "quant", "program", "artifact", "training"}  # no config, data, metric, path
+PEERS_MAY_USE = {"errors", "progress", "program", "methods", "runtime"}  # as methods, and engines' writers and loaders
 
 LIBRARIES = {
     "quant": {"torch", "numpy", "scipy"},
     "program": {"torch"},
     "methods": {"torch"},
+    "peers": {"torch", "numpy"},  # what they wrap is imported when it is called
     "data": {"torch", "torchvision", "numpy", "PIL", "safetensors", "sklearn", "filelock"},
     "models": {"torch", "torchvision", "timm"},
 }
@@ -96,6 +99,8 @@ def allowed(part: str, target: str) -> bool:
         return target in INPUTS_MAY_USE
     if part == "methods":
         return target in METHODS_MAY_USE
+    if part == "peers":
+        return target in PEERS_MAY_USE
     here = layer_of(part)
     if target in INPUTS:
         return part == "training" or here > max(PACKAGE_LAYERS)
@@ -125,6 +130,10 @@ def test_the_rule_refuses_what_it_should() -> None:
         ("runtime", "measure"): "only the other way round",
         ("methods", "config"): "methods see no configs",
         ("methods", "data"): "methods see no data sets",
+        ("methods", "peers"): "methods need no other library",
+        ("peers", "config"): "other libraries' methods see no configs either",
+        ("peers", "measure"): "nor metrics",
+        ("runtime", "peers"): "leftwards only",
         ("data", "progress"): "inputs know their configuration alone",
         ("measure", "models"): "measures see programs",
         ("stages", "compose"): "stages see no command line",
@@ -132,6 +141,7 @@ def test_the_rule_refuses_what_it_should() -> None:
     }
     assert not [pair for pair in refused if allowed(*pair)]
     accepted = {("methods", "quant"), ("measure", "runtime"), ("training", "data"), ("stages", "assets")}
+    accepted |= {("peers", "runtime"), ("peers", "methods")}
     accepted |= {("record", "files"), ("compose", "limits"), ("models", "errors"), ("methods", "progress")}
     assert all(allowed(*pair) for pair in accepted)
 

@@ -220,3 +220,32 @@ def test_a_new_recipe_field_keeps_the_keys_of_what_was_trained_before() -> None:
 def test_checksums(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+PEER = ("method=ort_static", "dataset=synthetic", "threads=1")
+
+
+def peer_plan(*overrides: str) -> Plan:
+    (cell,) = compose_cells([*PEER, *overrides])
+    assert cell.config is not None
+    return make_plan(cell.config, baseline_method())
+
+
+def test_another_librarys_file_has_one_runtime_whatever_is_asked_for() -> None:
+    plan = peer_plan()
+    assert [stage.stage for stage in plan.stages] == ["train", "quantize", "score", "quantize", "score", "profile"]
+    for runtime in ("torch", "onnxruntime", "openvino", "integer", "auto"):
+        assert peer_plan(f"runtime={runtime}") == plan
+    assert peer_plan("measure.agreement=always") == plan
+    changed = peer_plan("runtime=onnxruntime", "runtime.allow_spinning=false")
+    assert changed.quantize == plan.quantize and changed.score != plan.score and changed.profile != plan.profile
+    assert (plan.train, plan.baseline, plan.baseline_score) == (changed.train, changed.baseline, changed.baseline_score)
+
+
+def test_the_librarys_version_is_in_the_key_of_its_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, ours = keys(peer_plan()), keys(plan_of())
+    installed = qbench.plan.version
+    monkeypatch.setattr(qbench.plan, "version", lambda name: "99" if name == "onnxruntime" else installed(name))
+    after = keys(peer_plan())
+    assert {name for name in STAGES if before[name] != after[name]} == {"quantize", "score", "profile"}
+    assert keys(plan_of()) == ours

@@ -15,6 +15,8 @@ from qbench.artifact.tensors import parts
 from qbench.errors import ArtifactError
 from qbench.program.graph import Program
 
+_OF_OTHERS = {".onnx": "an ONNX file", ".xml": "an OpenVINO file", ".bin": "an OpenVINO file", ".pt2": "a PyTorch file"}
+
 
 def to_bytes(program: Program) -> bytes:
     """Make the content of the artefact file; the same program gives the same bytes.
@@ -118,9 +120,16 @@ def load(path: Path) -> Program:
     """Read and verify an artefact.
 
     Raises:
-        ArtifactError: as :func:`read` and :func:`from_bytes`.
+        ArtifactError: as :func:`read` and :func:`from_bytes`; of a file of another library, that it is one.
     """
-    return from_bytes(read(path), str(path))
+    data = read(path)
+    try:
+        return from_bytes(data, str(path))
+    except ArtifactError as error:
+        if (what := _OF_OTHERS.get(path.suffix)) is None:
+            raise
+        advice = "only `qbench run` uses such files, on their own runtime"
+        raise ArtifactError(f"{path}: {what}, without the layers and codes of a .qbench file; {advice}") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -97,6 +97,8 @@ class Context:
         calibration: Normalised batches [B, C, H, W] float32 of training images; empty unless the method needs them.
         progress: Told of long work.
         fine_tune: Trains a network on labelled training images; None unless the method needs training.
+        scratch: An empty folder, gone when the method is done, for the files that another library writes; None unless
+            the method's YAML says ``peer:``.
     """
 
     seed: int = 0
@@ -104,6 +106,7 @@ class Context:
     calibration: Sequence[Tensor] = ()
     progress: Progress = field(default_factory=SilentProgress)
     fine_tune: FineTune | None = None
+    scratch: Path | None = None
 
     def tuner(self, parameter: str) -> FineTune:
         """``fine_tune``; MethodError naming the parameter that asks for it where there is none."""
@@ -114,10 +117,18 @@ class Context:
 
 @dataclass(frozen=True)
 class External:
-    """An artefact another library made: its file and the runtime that loads it."""
+    """An artefact another library made.
+
+    Args:
+        file: What its runtime loads. It is kept as ``model`` and its suffix.
+        runtime: Name of that runtime; the method's YAML says the same (``peer.runtime``).
+        beside: Further files it needs, whose names begin with that of ``file`` without its suffix: ``model.bin`` beside
+            ``model.xml``. That beginning becomes ``model``, so a file that names another one must be called that.
+    """
 
     file: Path
     runtime: str
+    beside: tuple[Path, ...] = ()
 
 
 class Method(Protocol):

@@ -70,3 +70,16 @@ def test_a_file_through_a_link_names_the_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(ArtifactError, match="link: truncated"):
         load(tmp_path / "link")
+
+
+@pytest.mark.parametrize("name, what", [("model.onnx", "ONNX"), ("model.xml", "OpenVINO"), ("model.pt2", "PyTorch")])
+def test_files_of_other_libraries_are_told_apart(tmp_path: Path, name: str, what: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"theirs")
+    with pytest.raises(ArtifactError, match=f"an? {what} file, without the layers and codes of a .qbench file; only"):
+        load(path)
+    path.write_bytes(CONV)  # what counts is the content
+    assert load(path).input_shape == conv_program().input_shape
+    path.unlink()
+    with pytest.raises(ArtifactError, match=r"cannot be read: No such file"):
+        load(path)
