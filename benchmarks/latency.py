@@ -37,8 +37,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from qbench.peers.nncf import Nncf
-from qbench.peers.ort_static import OrtStatic
 from torch import nn
 
 from qbench.artifact import save
@@ -50,6 +48,8 @@ from qbench.methods.base import Context
 from qbench.methods.integer import Integer
 from qbench.methods.kmeans import KMeans
 from qbench.models.build import build_model
+from qbench.peers.nncf import Nncf
+from qbench.peers.ort_static import OrtStatic
 from qbench.program.trace import trace
 from qbench.runtime import load_runtime
 

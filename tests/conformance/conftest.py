@@ -1,4 +1,6 @@
-"""Every method of configs/method on two small networks. A new YAML is found by itself."""
+"""Every method of configs/method on two small networks. A new YAML is found by itself.
+
+Those that hand in another library's file are ``PEERS``, with promises of their own (``test_peers.py``)."""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from qbench.program.graph import Program
 from qbench.program.trace import trace
 from qbench.training.objective import distillation_loss
 
-METHODS = options("method")
+PEERS = {name: option for name, option in options("method").items() if "peer" in option.load()}
+METHODS = {name: option for name, option in options("method").items() if name not in PEERS}
 IMAGE = (3, 8, 8)
 
 
@@ -63,7 +66,7 @@ def images(count: int = 6, seed: int = 1) -> Tensor:
 
 def make(name: str, **changed: Any) -> Method:
     """The method of a YAML with some of its parameters changed, built as a run builds it."""
-    option = METHODS[name]
+    option = options("method")[name]
     choice = Choice(name, option.load()["_target_"], {**option.parameters(), **changed})
     method: Method = instantiate("method", choice)
     return method
@@ -129,8 +132,10 @@ def compressed(name: str, network_name: str) -> Program:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``method`` and ``net`` run over everything there is."""
+    """``method``, ``peer`` and ``net`` run over everything there is."""
     if "method" in metafunc.fixturenames:
         metafunc.parametrize("method", METHODS)
+    if "peer" in metafunc.fixturenames:
+        metafunc.parametrize("peer", PEERS)
     if "net" in metafunc.fixturenames:
         metafunc.parametrize("net", ["mlp", "residual"])
