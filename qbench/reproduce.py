@@ -10,8 +10,8 @@ from typing import Any
 
 from qbench import steps
 from qbench.catalog import COMMON, options
-from qbench.config import DatasetConfig, MeasureConfig, TrainConfig
 from qbench.config import Choice as Option
+from qbench.config import DatasetConfig, MeasureConfig, TrainConfig
 from qbench.plan import AUTO
 from qbench.record import Record
 from qbench.refusals import BUILT, SHORTHANDS

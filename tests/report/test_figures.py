@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from qbench.describe import report
 from qbench.record import Record
 from qbench.report import figures
+from qbench.reporting import report
 
 ROWS = tuple(
     {"layer": layer, "encoding": kind, "bits": bits, "sensitivity": value, "bytes": 100 * bits, "chosen": chosen}
