@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from scipy import stats
 
 from qbench.details import Details, unpack
-from qbench.measure.intervals import paired_difference
+from qbench.measure.intervals import mean_interval, paired_difference
 from qbench.record import Record
 from qbench.report.pareto import setting_label
 from qbench.report.tables import sort_records
@@ -31,13 +34,13 @@ class Comparison:
 
     ``basis`` says what the interval rests on: the predictions of both runs for every image (Tango's interval and
     McNemar's exact test), or, where one has none stored, the intervals of both alone (Newcombe's; no p-value), which
-    is wider.
+    is wider. With several seeds it is the mean difference and the interval and test are Student's over them, paired by
+    seed; ``a`` and ``b`` are then the runs of the first seed.
     """
 
     question: str
     dataset: str
     model: str
-    seed: int
     a: Record
     b: Record
     difference_points: float
@@ -57,12 +60,31 @@ def compare(records: Sequence[Record], details: Mapping[str, Details]) -> list[C
     for record in sort_records(records):
         if record.status == "ok" and record.top1_percent is not None and record.n_test:
             groups.setdefault(_shared(record), []).append(record)
-    return [
-        _comparison(question.title, a, b, details)
-        for question in QUESTIONS
-        for runs in groups.values()
-        for a, b in _pairs(question, runs)
-    ]
+    found: dict[tuple[object, ...], list[Comparison]] = {}
+    for question in QUESTIONS:
+        for runs in groups.values():
+            for a, b in _pairs(question, runs):
+                settings = question.title, a.dataset, a.model, setting_label(a), setting_label(b), a.n_test
+                found.setdefault(settings, []).append(_comparison(question.title, a, b, details))
+    return [_over_seeds(of_seeds) for of_seeds in found.values()]
+
+
+def _over_seeds(found: Sequence[Comparison]) -> Comparison:
+    """One comparison for all seeds; a single one as it is."""
+    if len(found) == 1:
+        return found[0]
+    differences = [one.difference_points for one in found]
+    interval = mean_interval(differences)
+    assert interval is not None  # there are two or more
+    spread = interval[1] > interval[0]
+    return replace(
+        found[0],
+        difference_points=fmean(differences),
+        low=interval[0],
+        high=interval[1],
+        p_value=float(stats.ttest_1samp(differences, 0.0).pvalue) if spread else None,
+        basis=f"over {len(found)} seeds",
+    )
 
 
 def _shared(record: Record) -> tuple[object, ...]:
@@ -78,7 +100,7 @@ def _pairs(question: Question, runs: Sequence[Record]) -> Iterator[tuple[Record,
 def _comparison(title: str, a: Record, b: Record, details: Mapping[str, Details]) -> Comparison:
     low, high, p_value, basis = _paired(a, b, details) or (*_newcombe(a, b), None, UNPAIRED)
     difference = (a.top1_percent or 0.0) - (b.top1_percent or 0.0)
-    return Comparison(title, a.dataset, a.model, a.seed, a, b, difference, low, high, p_value, basis)
+    return Comparison(title, a.dataset, a.model, a, b, difference, low, high, p_value, basis)
 
 
 def _paired(a: Record, b: Record, details: Mapping[str, Details]) -> tuple[float, float, float, str] | None:

@@ -128,7 +128,7 @@ def _front(front: Front) -> dict[str, Any]:
 
 def _comparison(one: Comparison) -> dict[str, Any]:
     numbers = {name: _short(getattr(one, name)) for name in ("difference_points", "low", "high", "p_value")}
-    about = {name: getattr(one, name) for name in ("question", "label", "dataset", "model", "seed", "basis")}
+    about = {name: getattr(one, name) for name in ("question", "label", "dataset", "model", "basis")}
     return {**about, **numbers, "a": one.a.run_id, "b": one.b.run_id}
 
 

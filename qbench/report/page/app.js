@@ -7,7 +7,7 @@ function route() {
   const [name, ...rest] = decodeURIComponent(location.hash.slice(1)).split("/");
   if (name === "main") return byId("main").focus();
   const section = name in SECTIONS ? name : "overview";
-  for (const one of Object.keys(SECTIONS)) byId(one).hidden = one !== section;
+  for (const one of Object.keys(SECTIONS)) byId("view-" + one).hidden = one !== section;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.getAttribute("href") === "#" + section) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -17,7 +17,14 @@ function route() {
     SECTIONS[section]();
   }
   if (section === "run") showRun(rest.join("/") || runs[0].run_id);
-  if (built.size > 1 || section !== "overview") window.scrollTo({ top: 0, behavior: "instant" });
+}
+
+// Going to a section moves the focus there too, so that a screen reader says where one is.
+function go() {
+  route();
+  window.scrollTo({ top: 0, behavior: "instant" });
+  const heading = document.querySelector("main section:not([hidden]) h1");
+  if (location.hash !== "#main") heading.focus({ preventScroll: true });
 }
 
 function setTheme(dark) {
@@ -30,7 +37,7 @@ const preferred = matchMedia("(prefers-color-scheme: dark)");
 setTheme(preferred.matches);
 preferred.addEventListener("change", (event) => setTheme(event.matches));
 byId("theme").addEventListener("click", () => setTheme(!isDark()));
-window.addEventListener("hashchange", route);
+window.addEventListener("hashchange", go);
 // The overview needs no charts and is shown at once; other sections wait for the libraries below this script.
 if (/^#(pareto|comparisons|run)/.test(location.hash)) document.addEventListener("DOMContentLoaded", route);
 else route();

@@ -23,11 +23,10 @@ function buildComparisons() {
 }
 
 function comparisonFigure(question, network, pairs) {
-  const seeds = distinct(pairs.map((pair) => pair.seed)).length > 1;
   const all = pairs.map((pair) => {
     const shown = signed(pair.difference_points, 2) + " "
       + interval(pair.low, pair.high, (value) => signed(value, 2));
-    return { ...pair, name: pair.label + (seeds ? ", seed " + pair.seed : ""), shown, outcome: outcomeOf(pair) };
+    return { ...pair, name: pair.label, shown, outcome: outcomeOf(pair) };
   });
   const bases = distinct(all.map((pair) => pair.basis));
   const counts = ["first better", "undecided", "second better"]
@@ -40,7 +39,10 @@ function comparisonFigure(question, network, pairs) {
   const made = figure({
     title: network, sub: counts + ". Significance: " + bases.join("; ") + ".", chart: "differences",
     name: "comparison_" + question.replaceAll(/\W+/g, "_") + "_" + network.replaceAll(/\W+/g, "_"),
-    values: { description: network + ", " + question + ": " + counts, pairs: all.slice(0, MOST_PAIRS) },
+    values: {
+      description: network + ", " + question + ": " + counts, pairs: all.slice(0, MOST_PAIRS),
+      height: 20 * Math.min(all.length, MOST_PAIRS),
+    },
     table: {
       columns: [["first − second"], ["difference, points", true], ["95 % interval", true], ["p", true], ["outcome"],
         ["basis"], ["runs"]],

@@ -24,6 +24,7 @@ function histogramFigure(layer, id) {
     count, stored: layer.stored_counts[index],
   }));
   const levels = layer.levels || [];
+  const flat = [{ centre: layer.low, stored: 0 }, { centre: layer.high, stored: 0 }]; // where levels say it better
   const of = present(layer.channel) ? " of output channel " + layer.channel + " (each has its own)" : "";
   const sub = levels.length ? "bars: float weights; lines: the " + count(levels.length, "level") + of
     : "bars: float weights; outline: as stored";
@@ -32,7 +33,7 @@ function histogramFigure(layer, id) {
     values: {
       description: "Histogram of the weights of " + layer.layer + " from " + layer.low + " to " + layer.high + ", "
         + count(levels.length, "level"),
-      bins, stored: levels.length && !present(layer.channel) ? [] : bins, levels: levels.map((level) => ({ level })),
+      bins, stored: levels.length && !present(layer.channel) ? flat : bins, levels: levels.map((level) => ({ level })),
       level_width: levels.length > 32 ? 0.5 : 1.2,
     },
     table: {
@@ -52,9 +53,12 @@ function trainingSection(run, detail, id) {
     const points = trainings.flatMap(([series, history]) => fields.flatMap(([field, label]) => history
       .filter((epoch) => present(epoch[field]))
       .map((epoch) => ({ series: series + label, epoch: epoch.epoch + 1, value: epoch[field] }))));
+    const last = Math.max(...points.map((point) => point.epoch));
+    const step = Math.ceil(last / 12);
+    const epochs = Array.from({ length: Math.floor((last - 1) / step) + 1 }, (_, index) => 1 + index * step);
     const rows = points.map((point) => [point.series, String(point.epoch), fixed(point.value, 4)]);
     return figure({
-      title, chart: "curves", name: id + "_" + name, values: { description: title, points, y_title: yTitle },
+      title, chart: "curves", name: id + "_" + name, values: { description: title, points, y_title: yTitle, epochs },
       table: { columns: [["of"], ["epoch", true], [yTitle, true]], rows },
     });
   };

@@ -1,6 +1,7 @@
 // Charts: a template filled, drawn by Vega, with its data as a table and as files.
 
 const themes = data.charts.theme;
+const ONLY_ERRORS = 1;
 const drawn = new Set(); // what is on the page now, to be drawn again in other colours
 
 function isDark() {
@@ -38,7 +39,7 @@ async function drawOne(item) {
   const values = typeof item.values.themed === "function" ? { ...item.values, ...item.values.themed(isDark()) } : item.values;
   const spec = filled(data.charts[item.chart], { width: "container", title: null, ...values });
   const options = {
-    actions: false, renderer: "svg", config: chartConfig(isDark()), defaultStyle: false,
+    actions: false, renderer: "svg", config: chartConfig(isDark()), defaultStyle: false, logLevel: ONLY_ERRORS,
     tooltip: { theme: isDark() ? "dark" : "light" },
   };
   const result = await window.vegaEmbed(item.place, spec, options);
@@ -53,7 +54,7 @@ async function saveChart(chart, values, name, format) {
   const spec = filled(data.charts[chart], { width: 560, title: null, ...values, ...themed });
   const box = el("div");
   const config = { ...chartConfig(false), background: "white" };
-  const { view } = await window.vegaEmbed(box, spec, { actions: false, renderer: "svg", config, defaultStyle: false });
+  const { view } = await window.vegaEmbed(box, spec, { actions: false, renderer: "svg", config, defaultStyle: false, logLevel: ONLY_ERRORS });
   if (format === "svg") return saveFile(name + ".svg", await view.toSVG(), "image/svg+xml");
   const image = await view.toImageURL("png", 3);
   const bytes = Uint8Array.from(atob(image.split(",")[1]), (letter) => letter.charCodeAt(0));
@@ -76,5 +77,6 @@ function redrawFigures() {
 function barFigure(title, yTitle, xTitle, bars, name, sub) {
   const description = title + ": " + bars.map((bar) => bar.name + " " + bar.shown).join(", ");
   const table = { columns: [[yTitle], [xTitle, true]], rows: bars.map((bar) => [bar.name, bar.shown]) };
-  return figure({ title, sub, chart: "bars", name, table, values: { description, bars, x_title: xTitle, y_title: yTitle } });
+  const values = { description, bars, height: 16 * bars.length, x_title: xTitle, y_title: yTitle };
+  return figure({ title, sub, chart: "bars", name, table, values });
 }

@@ -28,7 +28,8 @@ const COLUMNS = [
   },
   {
     key: "status", title: "status", value: (run) => ["failed", "warning", "skipped", "ok"].indexOf(run.state),
-    number: false, cell: (run) => el("span", { class: "status " + run.state }, MARKS[run.state] || run.state),
+    number: false, kind: "state", sub: (run) => (run.state === "warning" ? run.notes : ""),
+    cell: (run) => el("span", { class: "status " + run.state }, MARKS[run.state] || run.state),
   },
   measured("top1_percent", "top-1", "% [95 %]", two,
     { sub: (run) => interval(run.top1_low_percent, run.top1_high_percent, two) }),
@@ -52,10 +53,6 @@ const COLUMNS = [
   measured("energy_measured_J", "energy, measured", "J", (value) => significant(value, 3)),
   { key: "n_test", title: "images", number: true, varied: true, value: (run) => run.n_test,
     cell: (run) => fixed(run.n_test, 0) },
-  {
-    key: "notes", title: "notes", kind: "notes", value: (run) => run.notes,
-    cell: (run) => (run.notes ? el("span", { class: run.state + "-text" }, run.notes) : ""),
-  },
 ];
 
 // A column that says the same (or nothing) in every row is left out.

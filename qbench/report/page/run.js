@@ -48,7 +48,7 @@ function runFacts(run) {
     ["Δ to the baseline, points", run.isBaseline ? "" : points(run.delta_points),
       interval(run.delta_low_points, run.delta_high_points, points)],
     ["p of no difference", run.isBaseline || !present(run.delta_p_value) ? "" : pValue(run.delta_p_value), "McNemar, exact"],
-    ["size, kB", present(run.size_bytes) ? fixed(run.size_bytes / 1000, 1) : "", two(run.compression_ratio) + " × smaller"],
+    ["size, kB", present(run.size_bytes) ? fixed(run.size_bytes / 1000, 1) : "", run.isBaseline ? "" : two(run.compression_ratio) + " × smaller"],
     ["bits per weight", two(run.bits_per_weight), ""],
     ["SQNR, dB", fixed(run.sqnr_db, 1), "of all layer weights"],
     ["latency, ms", significant(run.latency_ms_median, 4), "batch " + run.batch_size + ", " + run.latency_kind + " kernels"],

@@ -22,8 +22,8 @@ class RunTable {
   }
 
   heading(column) {
-    const unit = column.unit ? el("span", { class: "unit" }, ", " + column.unit) : null;
-    const button = el("button", { type: "button", onclick: () => this.sortBy(column) }, column.title, unit);
+    const unit = column.unit ? el("span", { class: "unit" }, column.unit) : null;
+    const button = el("button", { type: "button", onclick: () => this.sortBy(column) }, el("span", { class: "title" }, column.title), " ", unit);
     return el("th", { scope: "col", class: column.number ? "number" : null }, button);
   }
 
@@ -69,12 +69,16 @@ class RunTable {
   }
 
   line(run, place) {
-    const cells = this.columns.map((column) => {
+    const cut = run.status === "ok" ? this.columns.length : this.columns.findIndex((column) => column.key === "status") + 1;
+    const cells = this.columns.slice(0, cut).map((column) => {
       const sub = column.sub ? column.sub(run) : "";
       const content = [column.cell(run), sub ? el("span", { class: "sub" }, sub) : null];
       const kind = [column.number ? "number" : "", column.kind || ""].join(" ").trim() || null;
       return column.header ? el("th", { scope: "row", class: kind }, content) : el("td", { class: kind }, content);
     });
+    if (cut < this.columns.length) { // nothing was measured: the reason takes the place of the figures
+      cells.push(el("td", { colspan: this.columns.length - cut, class: "reason " + run.state + "-text" }, run.notes));
+    }
     return el("tr", { class: run.isBaseline ? "baseline" : null, "aria-rowindex": place }, cells);
   }
 }
