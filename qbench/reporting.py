@@ -122,14 +122,15 @@ def _rebuild(console: Console, records: Sequence[Record], place: Path) -> None:
 
 def _print_fronts(console: Console, records: Sequence[Record], name: str) -> None:
     from qbench.report.pareto import METRICS as KNOWN
-    from qbench.report.pareto import front_table, fronts
+    from qbench.report.pareto import front_table, front_title, fronts
     from qbench.reproduce import command
 
     found = fronts(records, KNOWN[name])
     if not found:
-        raise ConfigError(f"report --pareto {name}: no run has both an accuracy and a {name} that can be compared.")
+        raise ConfigError(f"report --pareto {name}: no run has both an accuracy and {name} that can be compared.")
     by_id = {record.run_id: record for record in records}
     for front in found:
+        _say(console, front_title(front))
         console.print(front_table(front))
         for point in front.points:
             repeat = command(by_id[point.run_ids[0]])

@@ -17,7 +17,7 @@ import pandas as pd
 
 from qbench.config import bits_label
 from qbench.details import Details
-from qbench.record import Record
+from qbench.record import Record, finite
 from qbench.report.comparisons import Comparison, compare
 from qbench.report.figures import charts, pareto_values, sensitivity_values, vega_bundle
 from qbench.report.pareto import METRICS, Front, fronts
@@ -101,8 +101,8 @@ def _asset(name: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that may stand inside a script element, whatever text it holds."""
-    text = json.dumps(value, separators=(",", ":"), default=str)
+    """JSON that may stand inside a script element, whatever text it holds; numbers that are none become null."""
+    text = json.dumps(finite(value), separators=(",", ":"), default=str, allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 

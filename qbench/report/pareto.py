@@ -125,14 +125,16 @@ def _marked(points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(marked)
 
 
+def front_title(front: Front) -> str:
+    """What a front is about, in a line."""
+    about = f"{front.model} on {front.dataset}: top-1 accuracy against {front.metric.title}"
+    return f"{about} ({front.conditions})" if front.conditions else about
+
+
 def front_table(front: Front) -> Table:
     """A front on the terminal: every point by rising cost, those on the front marked, the dominated ones dim."""
     several = any(len(point.run_ids) > 1 for point in front.points)
-    title = f"{front.model} on {front.dataset}: top-1 accuracy against {front.metric.title}"
-    table = Table(
-        title=escape(title), caption=escape(front.conditions) or None, title_justify="left", caption_justify="left",
-        header_style="bold", box=box.SIMPLE_HEAD,
-    )  # fmt: skip
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("front", justify="center")
     table.add_column("setting", overflow="fold")
     for heading in (front.metric.title, "top-1 %", *(["seeds"] if several else [])):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from qbench.config import Choice, DatasetConfig, MeasureConfig, ModelConfig, RunConfig, TrainConfig
 from qbench.details import Details, pack
 from qbench.record import Record
 
@@ -29,6 +33,16 @@ LATENCY = {
     "candidate_ms_iqr": 0.1, "baseline_ms_median": 1.5, "ratio": 1.2, "ratio_low": 1.15, "ratio_high": 1.25,
     "rounds": 20, "converged": True, "threads": 2,
 }  # fmt: skip
+_CNN = {"filters": 12}
+CONFIG = RunConfig(
+    dataset=DatasetConfig(Choice("digits", "qbench.data.digits.Digits"), calibration_images=128),
+    model=ModelConfig(Choice("small_cnn", "qbench.models.small.small_cnn", _CNN), min_size=8),
+    method=Choice("kmeans", "qbench.methods.kmeans.KMeans", {"weight_bits": 4, "overrides": {}}),
+    train=TrainConfig(),
+    runtime=Choice("torch", "qbench.runtime.torch_runtime.TorchRuntime", {"channels_last": True}),
+    measure=MeasureConfig(),
+    seed=0, device="cpu", threads=2, data_dir=Path("data"), output_dir=Path("outputs"), store_dir=Path("store"),
+)  # fmt: skip
 OK = Record(
     run_id="ok", status="ok", dataset="digits", model="small_cnn", method="kmeans", seed=0, runtime="torch",
     weight_bits=4, n_test=200, top1_percent=95.0, top1_low_percent=91.0, top1_high_percent=97.3,
@@ -39,7 +53,7 @@ OK = Record(
     latency_ratio=1.2, latency_ratio_low=1.15, latency_ratio_high=1.25, latency_kind="float", batch_size=1, threads=2,
     energy_modelled_uJ=3.4, energy_model="45nm-v1", artifact_sha256="a" * 64, latency=(LATENCY,), layers=LAYERS,
     history=HISTORY, environment=CPU, stage_keys={"train:small_cnn on digits": "0" * 16, "quantize:kmeans": "1" * 16},
-    config={"seed": 0, "method": {"name": "kmeans", "params": {"overrides": {}}}, "measure": {"batch_sizes": [1, 32]}},
+    config=json.loads(json.dumps(asdict(CONFIG), default=str)),
 )  # fmt: skip
 DETAILS = Details(
     run_id="ok",
@@ -54,12 +68,17 @@ DETAILS = Details(
         for layer in LAYERS
     ),
     classes=tuple("abcdefghij"),
-    confusion=tuple(tuple(19 if row == column else int(row == column + 1) for column in range(10)) for row in range(10)),
+    confusion=tuple(tuple(19 * (row == column) + (row == column + 1) for column in range(10)) for row in range(10)),
     correct=pack(np.arange(200) % 20 != 0),
     labels_sha256="b" * 64,
     fine_tuning=(HISTORY[:3],),
     disagreements={"n_test": 200, "count": 2, "shown": [[3, 1, 1, 7], [9, 2, -1, 2]]},
 )  # fmt: skip
+
+
+def unmade(status: str, run_id: str, dataset: str, model: str, method: str, seed: int, **more: Any) -> Record:
+    """A run without figures."""
+    return Record(run_id, status, dataset, model, method, seed, "torch", **more)
 
 
 def many(count: int) -> list[Record]:
@@ -80,12 +99,11 @@ def many(count: int) -> list[Record]:
             latency_ms_median=1.0 + 0.01 * (index % 29), act_bits=8 if method == "ptq" else None,
             latency_kind="simulated" if method == "ptq" else "float", stage_keys={"train:x": f"{place}"},
         )  # fmt: skip
+        cell = (record.run_id, dataset, model, method, record.seed)
         if index % 19 == 7:
-            record = Record(record.run_id, "failed", dataset, model, method, record.seed, "torch", weight_bits=bits,
-                            error="MethodError: stem: no calibration images", traceback="runs/x/traceback.txt")  # fmt: skip
+            record = unmade("failed", *cell, weight_bits=bits, error="MethodError: stem: no calibration images")
         if index % 23 == 11:
-            record = Record(record.run_id, "skipped", dataset, model, method, record.seed, "torch", weight_bits=bits,
-                            error=f"{method} has no form for these bits")  # fmt: skip
+            record = unmade("skipped", *cell, weight_bits=bits, error=f"{method} has no form for these bits")
         if index % 29 == 5 and record.status == "ok":
             record = replace(record, warning="chance level: top-1 is not above 10 %")
         found.append(record)
