@@ -91,16 +91,21 @@ def layer_levels(encoding: Encoding) -> tuple[Tensor | None, int | None]:
     """
     if isinstance(encoding, Sparse):
         levels, channel = layer_levels(encoding.inner)
-        return (None if levels is None else torch.cat([levels, torch.zeros(1)]).unique()), channel
+        return (None if levels is None else _distinct(torch.cat([levels, torch.zeros(1)]))), channel
     if isinstance(encoding, Float):
         return None, None
     table = encoding.centroids.decode() if isinstance(encoding, Codebook) else _grid(encoding)
     if table is None:
         return None, None
     if table.dim() == 1:
-        return table.unique(), None
+        return _distinct(table), None
     channel = int(table.abs().amax(dim=1).argmax())
-    return table[channel].unique(), channel
+    return _distinct(table[channel]), channel
+
+
+def _distinct(values: Tensor) -> Tensor:
+    """Each value once, in rising order."""
+    return torch.tensor(sorted(set(values.tolist())))
 
 
 def _grid(encoding: Affine) -> Tensor | None:

@@ -41,7 +41,7 @@ def vega_bundle() -> str:
         raise RuntimeUnavailable(f'the page needs the libraries that draw: pip install "qbench[{EXTRA}]"')
     import vl_convert
 
-    bundle: str = vl_convert.javascript_bundle()
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # inside a block its many short names are nobody else's
     return "{" + bundle.replace("</script", "<\\/script") + "\n}"
 
@@ -51,6 +51,16 @@ def charts() -> dict[str, Any]:
     """Every template by name, and the colours under ``theme``."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(PAGE.glob("charts/*.json"))}
     return {**found, "theme": json.loads((PAGE / "theme.json").read_text(encoding="utf-8"))}
+
+
+def chart(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The specification of a chart: the template of that name with its values.
+
+    Raises:
+        KeyError: A value is missing.
+    """
+    specification: dict[str, Any] = filled(charts()[name], values)
+    return specification
 
 
 def filled(template: Any, values: Mapping[str, Any]) -> Any:
@@ -84,17 +94,17 @@ def write_figures(records: Sequence[Record], folder: Path) -> list[Path]:
             number = sum(key == name or key.startswith(f"{name}-") for key in drawn)
             if len(front.points) > 1:
                 drawn[f"{name}-{number + 1}" if number else name] = pareto_chart(front)
-    return [path for name, chart in drawn.items() for path in _rendered(chart, folder / name)]
+    return [path for name, drawing in drawn.items() for path in _rendered(drawing, folder / name)]
 
 
-def _rendered(chart: dict[str, Any], stem: Path) -> list[Path]:
+def _rendered(specification: dict[str, Any], stem: Path) -> list[Path]:
     """The chart on white, as ``stem.svg`` and ``stem.png``."""
     import vl_convert
 
     config = {**charts()["theme"]["light"], "background": "white"}
     svg, png = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
-    write_atomic(svg, vl_convert.vegalite_to_svg(chart, config=config).encode())
-    write_atomic(png, vl_convert.vegalite_to_png(chart, config=config, scale=_PNG_SCALE))
+    write_atomic(svg, vl_convert.vegalite_to_svg(specification, config=config).encode())
+    write_atomic(png, vl_convert.vegalite_to_png(specification, config=config, scale=_PNG_SCALE))
     return [svg, png]
 
 
@@ -130,8 +140,8 @@ def pareto_chart(front: Front) -> dict[str, Any]:
     """Accuracy against cost: every point, the front drawn through those no other one beats."""
     about = f"{front.model} on {front.dataset}"
     conditions = [front.conditions] if front.conditions else []
-    return filled(
-        charts()["pareto"],
+    return chart(
+        "pareto",
         {
             "description": f"{about}: top-1 accuracy against {front.metric.title}",
             "title": {"text": about, "subtitle": conditions},
@@ -168,4 +178,4 @@ def sensitivity_chart(record: Record) -> dict[str, Any]:
     about = f"{record.model} on {record.dataset}"
     title = {"text": about, "subtitle": subtitle}
     values = {"description": f"{about}: sensitivity of each layer to each option", "title": title}
-    return filled(charts()["sensitivity"], {**values, **sensitivity_values(record)})
+    return chart("sensitivity", {**values, **sensitivity_values(record)})

@@ -67,19 +67,19 @@ def fronts(records: Sequence[Record], metric: Metric) -> list[Front]:
 
     Simulated kernels have no latency worth comparing: their time is that of the simulation.
     """
-    groups: dict[tuple[str, ...], dict[tuple[object, ...], list[Record]]] = {}
+    groups: dict[tuple[str, str, str], dict[tuple[object, ...], list[Record]]] = {}
     for record in sort_records(records):
         if record.status != "ok" or record.top1_percent is None or not getattr(record, metric.column):
             continue
         if metric.name == "latency" and record.latency_kind == "simulated":
             continue
         group = (record.dataset, record.model, _conditions(record, metric))
-        setting = (record.method, record.variant, record.weight_bits, record.act_bits, record.runtime, record.device)
-        setting += (str(record.config.get("train")), record.n_test)
+        asked = (record.method, record.variant, record.weight_bits, record.act_bits, record.runtime, record.device)
+        setting = (*asked, str(record.config.get("train")), record.n_test)
         groups.setdefault(group, {}).setdefault(setting, []).append(record)
     return [
-        Front(*names[:2], metric, names[2], _marked([_point(runs, metric) for runs in settings.values()]))
-        for names, settings in groups.items()
+        Front(dataset, model, metric, conditions, _marked([_point(runs, metric) for runs in settings.values()]))
+        for (dataset, model, conditions), settings in groups.items()
     ]
 
 

@@ -15,7 +15,7 @@ from records import DETAILS, OK, many
 import qbench.report.figures
 from qbench.errors import RuntimeUnavailable
 from qbench.record import Record
-from qbench.report.figures import charts, filled
+from qbench.report.figures import chart, filled
 from qbench.report.page import build_page
 from qbench.report.tables import frame
 
@@ -153,4 +153,4 @@ def test_a_template_without_its_value_is_refused() -> None:
         "a": [1, {"$schema": "$kept", "b": "plain $x"}]
     }
     with pytest.raises(KeyError, match="bars"):
-        filled(charts()["bars"], {"description": "", "width": 1, "height": 1, "x_title": "", "y_title": ""})
+        chart("bars", {"description": "", "width": 1, "height": 1, "x_title": "", "y_title": ""})
