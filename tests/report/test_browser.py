@@ -177,9 +177,11 @@ def test_the_page_of_a_run_shows_all_of_it(browser: Browser, pages: dict[int, st
         )  # fmt: skip
         expect(content.locator("figure svg")).to_have_count(9)
         histogram = content.locator("figure", has_text="Weights of stem")
-        assert histogram.locator(".mark-rule line").count() == 16
-        page.get_by_label("Layer").select_option("head")
-        expect(content.locator("figure", has_text="Weights of head").locator(".mark-rule line")).to_have_count(16)
+        assert histogram.locator(".mark-rule.role-mark line").count() == 16
+        page.get_by_role("combobox", name="Layer").select_option("head")
+        expect(
+            content.locator("figure", has_text="Weights of head").locator(".mark-rule.role-mark line")
+        ).to_have_count(16)
         expect(content).to_contain_text("2 images of 200 differ")
         expect(content.locator("table", has_text="none (NaN)")).to_be_visible()
         page.locator("#run-form select").select_option(f"{7:012x}")
