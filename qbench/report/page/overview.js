@@ -40,7 +40,7 @@ const COLUMNS = [
   }),
   measured("size_bytes", "size", "kB", (value) => (present(value) ? fixed(value / 1000, 1) : "")),
   measured("compression_ratio", "ratio", "×", two),
-  measured("bits_per_weight", "bits/weight", "", two),
+  measured("bits_per_weight", "stored", "bits/weight", two),
   measured("latency_ms_median", "latency", batches.length === 1 ? "ms, batch " + batches[0] : "ms",
     (value) => significant(value, 4)),
   measured("latency_ratio", "speed-up", "× [95 %]", two, {
@@ -49,8 +49,8 @@ const COLUMNS = [
     sub: notBaseline((run) => interval(run.latency_ratio_low, run.latency_ratio_high, two)),
   }),
   { key: "latency_kind", title: "kernel", value: (run) => run.latency_kind, cell: (run) => run.latency_kind || "" },
-  measured("energy_modelled_uJ", "energy, modelled", "µJ", (value) => significant(value, 4)),
-  measured("energy_measured_J", "energy, measured", "J", (value) => significant(value, 3)),
+  measured("energy_modelled_uJ", "energy", "µJ, modelled", (value) => significant(value, 4)),
+  measured("energy_measured_J", "energy", "J, measured", (value) => significant(value, 3)),
   { key: "n_test", title: "images", number: true, varied: true, value: (run) => run.n_test,
     cell: (run) => fixed(run.n_test, 0) },
 ];
