@@ -109,15 +109,15 @@ def _rebuild(console: Console, records: Sequence[Record], place: Path) -> None:
         return
     tables = place.parent / "tables"
     try:
+        drawn = figures.write_figures(records, place.parent / "figures")
+        if drawn:
+            _say(console, f"written: {len(drawn)} figures in {place.parent / 'figures'}")
+        elif not figures.available():
+            _say(console, f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"')
         for path in write_tables(records, tables):
             _say(console, f"written: {path}")
-        drawn = figures.write_figures(records, place.parent / "figures")
     except OSError as error:
         raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error
-    if drawn:
-        _say(console, f"written: {len(drawn)} figures in {place.parent / 'figures'}")
-    if not figures.available():
-        _say(console, f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"')
 
 
 def _print_fronts(console: Console, records: Sequence[Record], name: str) -> None:
