@@ -73,9 +73,10 @@ results: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
 results: $(READY) ## the experiments behind docs/results and the README (hours; data from QBENCH_DATA; resumable)
 	set -e; echo "$$SWEEPS" | while read -r sweep; do \
 	  for name in $(EXPERIMENTS); do $(BIN)/qbench run -m experiment=$$name $$sweep measure.max_seconds=8; done; done
-	rm -rf $(RESULTS)/records
-	mkdir -p $(RESULTS)/records
+	rm -rf $(RESULTS)/records $(RESULTS)/details
+	mkdir -p $(RESULTS)/records $(RESULTS)/details
 	cp outputs/results/records/*.json $(RESULTS)/records/
+	cp outputs/results/details/*.json $(RESULTS)/details/
 	$(BIN)/qbench report $(RESULTS)/records
 	$(MAKE) results-accuracy docs
 

@@ -1,8 +1,7 @@
-"""The verbs that only look: list, report, inspect."""
+"""The verbs that only look: list, inspect."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,45 +49,6 @@ def list_options(words: Sequence[str]) -> int:
             cells = (option.name, str(content.get("summary", "")), _parameters(option, content))
             table.add_row(*map(escape, cells))
         console.print(table)
-    return 0
-
-
-def report(words: Sequence[str]) -> int:
-    """``qbench report [PATH]``: rebuild the tables from the records below PATH and print them."""
-    from qbench.record import load_records
-    from qbench.report import figures
-    from qbench.report.tables import rich_table, write_tables
-
-    if len(words) > 1 or any(word.startswith("-") for word in words):
-        raise ConfigError(f"report {' '.join(words)}: give one folder or record file, or nothing for outputs/records.")
-    outputs = Path(os.environ.get("QBENCH_OUTPUTS", "outputs"))
-    place = Path(words[0]) if words else outputs / "records"
-    if (place / "records").is_dir():
-        place = place / "records"  # an output folder: its other JSON files are no records
-    if not place.exists():
-        raise ConfigError(f"report {place}: no such folder; run something first (qbench run), or give its records.")
-    records, problems = load_records(place)
-    console = make_console()
-    for problem in problems:
-        console.print(f"note: {problem}", markup=False, highlight=False, soft_wrap=True)
-    if not records:
-        raise ConfigError(f"report {place}: holds no records; run something first (qbench run).")
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for record in records:
-        groups.setdefault((record.dataset, record.model), []).append(record)
-    for _, group in sorted(groups.items()):
-        console.print(rich_table(group))
-    if place.is_file():
-        return 0
-    tables = place.parent / "tables"
-    try:
-        drawn = figures.write_figures(records, place.parent / "figures")
-        for path in (*write_tables(records, tables), *drawn):
-            console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
-    except OSError as error:
-        raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error
-    if not figures.available() and any(record.sensitivity for record in records):
-        console.print(f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"', markup=False)
     return 0
 
 

@@ -124,17 +124,17 @@ class Record:
     def save(self, folder: Path) -> Path:
         """Write ``folder/RUN_ID.json`` whole or not at all."""
         path = folder / f"{self.run_id}.json"
-        text = json.dumps(_finite(asdict(self)), indent=1, sort_keys=True, default=str, allow_nan=False)
+        text = json.dumps(finite(asdict(self)), indent=1, sort_keys=True, default=str, allow_nan=False)
         write_atomic(path, text.encode() + b"\n")
         return path
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has neither NaN nor infinity: such a number is no measurement, and becomes null."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

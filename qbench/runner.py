@@ -14,7 +14,9 @@ from typing import Any
 from qbench.assess import assess
 from qbench.assets import pin_threads
 from qbench.choose import choose_stage, chosen_runtimes
+from qbench.collect import collect_details
 from qbench.config import Choice, RunConfig, bits_label
+from qbench.details import FOLDER as DETAILS
 from qbench.errors import ConfigError, QBenchError
 from qbench.exclusive import busy
 from qbench.files import write_atomic
@@ -97,6 +99,7 @@ def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
     compared = integers if compares_with_integers(config) else None
     record = assess(record, trained, own, reference, own_score, reference_score, compared)
     record = _with_choice(_with_profile(record, profile), made.choice_facts)
+    collect_details(record, own, reference, own_score, compared).save(config.output_dir / DETAILS)
     made.forget_contended(profile)
     place = run_folder(config, plan.run_id)
     artifact, peer = artifact_of(own), config.method.peer

@@ -17,13 +17,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Parts of qbench from left to right. A top-level module that is not listed is one of the command line's, at the far
 # right: it may import everything and nothing listed may import it.
 LAYERS = (
-    {"errors", "record", "config", "files", "machine", "progress", "steps"},
+    {"errors", "record", "details", "config", "files", "machine", "progress", "steps"},
     {"quant"},
     {"program"},
     {"artifact", "training"},
     {"methods", "runtime", "measure"},
     {"peers"},
-    {"stages", "plan", "store", "report", "assets", "assess", "choose", "exclusive", "foreign", "tuner"},
+    {
+        "stages", "plan", "store", "report", "assets", "assess", "collect", "choose", "exclusive", "foreign", "tuner",
+    },
     {"runner"},
 )
 GROUND, COMMAND_LINE = 0, len(LAYERS)

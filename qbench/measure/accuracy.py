@@ -96,12 +96,12 @@ def agreement_percent(a: Tensor, b: Tensor) -> float:
     """
     if a.shape != b.shape or a.dim() != 2 or a.numel() == 0:
         raise ValueError(f"logits of one shape [N, K] are needed, not {tuple(a.shape)} and {tuple(b.shape)}")
-    predicted = _predict(a)
-    same = (predicted == _predict(b)) & (predicted != _NO_PREDICTION)
+    own = predicted(a)
+    same = (own == predicted(b)) & (own != _NO_PREDICTION)
     return 100.0 * int(same.sum()) / len(same)
 
 
-def _predict(logits: Tensor) -> Tensor:
+def predicted(logits: Tensor) -> Tensor:
     """Return the class of the largest logit, int64 [N]; -1 for a row with a NaN."""
     # torch.argmax leaves open which of several maxima it returns; of a 0/1 mask we pick the first ourselves.
     num_classes = logits.shape[1]

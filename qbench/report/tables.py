@@ -113,7 +113,7 @@ def write_tables(records: Sequence[Record], folder: Path, name: str = "results")
     contents = {
         "csv": table.to_csv(index=False),
         "md": markdown(records),
-        "json": json.dumps([asdict(record) for record in sort_records(records)], indent=1, default=str) + "\n",
+        "json": as_json(records),
     }
     paths = []
     for suffix, text in contents.items():
@@ -123,15 +123,25 @@ def write_tables(records: Sequence[Record], folder: Path, name: str = "results")
     return paths
 
 
+def as_json(records: Sequence[Record]) -> str:
+    """The whole records, sorted."""
+    return json.dumps([asdict(record) for record in sort_records(records)], indent=1, default=str) + "\n"
+
+
 def markdown(records: Sequence[Record]) -> str:
     """A table for people, with a note on what its columns mean and where its numbers were measured."""
     if not records:
         return "No records.\n"
+    table = selection(records).map(lambda text: text.replace("|", "\\|"))
+    return table.to_markdown(index=False, disable_numparse=True) + "\n\n" + footnote(records)
+
+
+def selection(records: Sequence[Record]) -> pd.DataFrame:
+    """The columns for people as text, sorted; those that are empty in every row are left out."""
     shown = pd.DataFrame(
         [{title: _cell(r, column) for column, title in MARKDOWN.items()} for r in sort_records(records)]
     )
-    kept = [title for title in shown if shown[title].astype(bool).any()]
-    return shown[kept].to_markdown(index=False, disable_numparse=True) + "\n\n" + footnote(records)
+    return shown[[title for title in shown if shown[title].astype(bool).any()]]
 
 
 def footnote(records: Sequence[Record]) -> str:
@@ -235,7 +245,7 @@ def _cell(r: Record, column: str) -> str:
     if column == "delta_interval":
         return "" if r.method == "fp32" else _interval(r, "delta", "_points")
     if column == "status":
-        return "" if r.status == "ok" else _escaped(f"{r.status}: {r.error}")
+        return "" if r.status == "ok" else _one_line(f"{r.status}: {r.error}")
     value = getattr(r, column)
     if value is None or (r.method == "fp32" and column in ("delta_points", "latency_ratio", "agreement_percent")):
         return ""
@@ -243,12 +253,12 @@ def _cell(r: Record, column: str) -> str:
         return ""  # the stages of a pruned file side by side: its weights as floats, quantized, entropy-coded
     if column.endswith("_bytes"):
         return f"{value:,}"
-    return _number(value, DIGITS[column]) if column in DIGITS else _escaped(str(value))
+    return _number(value, DIGITS[column]) if column in DIGITS else _one_line(str(value))
 
 
-def _escaped(text: str) -> str:
-    """Text that stays one cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
+def _one_line(text: str) -> str:
+    """Text that stays in one row."""
+    return " ".join(text.split())
 
 
 def _number(value: float | None, digits: int) -> str:

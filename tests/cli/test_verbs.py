@@ -143,7 +143,7 @@ def test_report_names_what_is_no_record(bench: Bench) -> None:
     (folder / "notes[1].json").write_text("{}")
     done = bench("report")
     assert done.code == 0
-    assert done.out.splitlines()[0] == f"note: {folder}/notes[1].json: not a record of this qbench (no 'format')"
+    assert done.err == f"note: {folder}/notes[1].json: not a record of this qbench (no 'format')\n"
 
 
 def test_report_of_one_record_writes_nothing(bench: Bench) -> None:
