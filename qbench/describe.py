@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qbench.artifact import SizeReport
     from qbench.program.encodings import Encoding
     from qbench.program.graph import Program
+    from qbench.record import Record
 
 PLURALS = {f"{group}s": group for group in GROUPS} | {"runtimes": "runtime"}
 
@@ -55,9 +56,8 @@ def list_options(words: Sequence[str]) -> int:
 
 def report(words: Sequence[str]) -> int:
     """``qbench report [PATH]``: rebuild the tables from the records below PATH and print them."""
-    from qbench.record import load_records
-    from qbench.report import figures
-    from qbench.report.tables import rich_table, write_tables
+    from qbench.record import load_for_tables
+    from qbench.report.tables import MOST_ROWS, rich_table, write_tables
 
     if len(words) > 1 or any(word.startswith("-") for word in words):
         raise ConfigError(f"report {' '.join(words)}: give one folder or record file, or nothing for outputs/records.")
@@ -67,7 +67,7 @@ def report(words: Sequence[str]) -> int:
         place = place / "records"  # an output folder: its other JSON files are no records
     if not place.exists():
         raise ConfigError(f"report {place}: no such folder; run something first (qbench run), or give its records.")
-    records, problems = load_records(place)
+    records, files, problems = load_for_tables(place)
     console = make_console()
     for problem in problems:
         console.print(f"note: {problem}", markup=False, highlight=False, soft_wrap=True)
@@ -76,20 +76,36 @@ def report(words: Sequence[str]) -> int:
     groups: dict[tuple[str, str], list[Any]] = {}
     for record in records:
         groups.setdefault((record.dataset, record.model), []).append(record)
+    room = MOST_ROWS  # a terminal is no place for thousands of rows
     for _, group in sorted(groups.items()):
-        console.print(rich_table(group))
+        if room > 0:
+            console.print(rich_table(group))
+        room -= len(group)
+    if len(records) > MOST_ROWS:
+        console.print(f"{len(records):,} records; the files have all of them", markup=False, highlight=False)
     if place.is_file():
         return 0
     tables = place.parent / "tables"
     try:
-        drawn = figures.write_figures(records, place.parent / "figures")
-        for path in (*write_tables(records, tables), *drawn):
+        for path in (
+            *write_tables(records, tables, files=files),
+            *_figures(console, records, place.parent / "figures"),
+        ):
             console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     except OSError as error:
         raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error
-    if not figures.available() and any(record.sensitivity for record in records):
-        console.print(f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"', markup=False)
     return 0
+
+
+def _figures(console: Console, records: Sequence[Record], folder: Path) -> list[Path]:
+    """The figures there are to draw, if the extra that draws them is installed."""
+    if not any(record.sensitivity for record in records):
+        return []
+    from qbench.report import figures
+
+    if not figures.available():
+        console.print(f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"', markup=False)
+    return figures.write_figures(records, folder)
 
 
 def inspect(words: Sequence[str]) -> int:
