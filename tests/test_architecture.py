@@ -22,7 +22,7 @@ LAYERS = (
     {"program"},
     {"artifact", "training"},
     {"methods", "runtime", "measure"},
-    {"stages", "plan", "store", "report", "assets", "assess", "choose", "exclusive"},
+    {"stages", "plan", "store", "durations", "report", "assets", "assess", "choose", "exclusive", "rows"},
     {"runner"},
 )
 GROUND, COMMAND_LINE = 0, len(LAYERS)

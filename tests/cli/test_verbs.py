@@ -297,7 +297,7 @@ plan
 │ quantize │ linear w2              │ KEY │ to do │
 │ score    │ linear w2              │ KEY │ to do │
 └──────────┴────────────────────────┴──────────────────┴───────┘
-6 cells: 4 distinct runs; 9 stages, 9 to do
+6 cells: 4 distinct runs; 9 stages, 9 to do: time unknown
 note: bits does not apply to method=fp32 and is ignored
 """
 
