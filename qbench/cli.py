@@ -21,6 +21,8 @@ usage: qbench VERB [...]
   evaluate FILE dataset=NAME [KEY=VALUE ...]    accuracy of an artefact on a data set's test images
   predict FILE IMAGE... [--json] [--top N]      the classes an artefact sees in image files
   export RUN_OR_FILE --format FORMAT            as onnx, openvino, c or torch; [--output PATH] [--images N]
+  store ls|gc|verify                            what the store has; bound it (--keep-bytes 5GB, --older-than 30d,
+                                                --dry-run); check every entry (--repair); --store DIR
   doctor                                        versions, instruction sets, data sets and store of this machine
   help                                          this text
 
@@ -212,6 +214,12 @@ def _export(words: list[str]) -> int:
     return export(words)
 
 
+def _store(words: list[str]) -> int:
+    from qbench.store_verb import store_verb
+
+    return store_verb(words)
+
+
 def _doctor(words: list[str]) -> int:
     from qbench.doctor import doctor
 
@@ -226,5 +234,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,
+    "store": _store,
     "doctor": _doctor,
 }
