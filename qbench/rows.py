@@ -17,6 +17,14 @@ from qbench.record import Record
 
 ABOUT_THE_CALL = ("data_dir", "output_dir", "store_dir", "dry", "traceback")  # not about what was run
 STORAGE = "storage"  # the kind of error after which a sweep stops: what it makes could not be kept
+OUT_OF_MEMORY = {
+    "train": "out of memory while training: lower train.batch_size",
+    "quantize": "out of memory in quantize: lower dataset.calibration_images, or the method's batch_size if it trains",
+    "choose": "out of memory in choose: lower measure.batch_sizes",
+    "reference": "out of memory in reference: lower limit_test, or set measure.agreement=never",
+    "score": "out of memory in score: lower limit_test, or take a smaller model",
+    "profile": "out of memory in profile: lower measure.batch_sizes",
+}
 
 
 def blank_record(config: RunConfig, run_id: str, status: str, error: str | None = None) -> Record:

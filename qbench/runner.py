@@ -23,7 +23,7 @@ from qbench.measure.environment import environment
 from qbench.plan import Plan, PlannedStage, baseline_runtime, compares_with_integers, is_reference
 from qbench.progress import Progress
 from qbench.record import Record
-from qbench.rows import blank_record, failed_record, run_folder
+from qbench.rows import OUT_OF_MEMORY, blank_record, failed_record, run_folder
 from qbench.stages import (
     ARTIFACT,
     adopt_reference_stage,
@@ -39,14 +39,6 @@ from qbench.training.memory import memory_errors
 
 ALONE = ("choose", "profile")  # the stages that measure time: they look for others instead of showing themselves
 BUSY_PERCENT = 25.0  # of all processors; above, a timing deserves a warning
-OUT_OF_MEMORY = {
-    "train": "out of memory while training: lower train.batch_size",
-    "quantize": "out of memory in quantize: lower dataset.calibration_images, or the method's batch_size if it trains",
-    "choose": "out of memory in choose: lower measure.batch_sizes",
-    "reference": "out of memory in reference: lower limit_test, or set measure.agreement=never",
-    "score": "out of memory in score: lower limit_test, or take a smaller model",
-    "profile": "out of memory in profile: lower measure.batch_sizes",
-}
 
 
 def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:

@@ -34,6 +34,7 @@ PRELOADED = [
 # a second of work: a training of three epochs with a checkpoint after each, a perceptron, generated images
 SMALL = (
     "dataset=synthetic", "dataset.train_images=480", "dataset.test_images=120", "dataset.calibration_images=40",
+    "dataset.noise=0.9",
     "model=mlp", "train.epochs=3", "train.batch_size=48", "measure=none", "threads=1",
 )  # fmt: skip
 SWEEP = ("run", "-m", *SMALL, "method=linear,kmeans", "bits=4")
@@ -201,6 +202,11 @@ def agree(left: Bench, right: Bench) -> None:
 def done_lines(output: str) -> list[str]:
     """``train KEY`` of every stage that a process made itself."""
     return [line.strip().removesuffix(" done") for line in output.splitlines() if line.endswith(" done")]
+
+
+def epochs(output: str) -> list[str]:
+    """``1/3`` of every epoch that a process trained itself."""
+    return [line.split()[2].rstrip(":") for line in output.splitlines() if " epoch " in line and "loss" in line]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from calling import Bench
-from faults.procs import SWEEP, TIMES, agree, artefacts, call, done_lines, in_folder, results, start, wait_until
+from faults.procs import SWEEP, TIMES, agree, artefacts, call, done_lines, epochs, in_folder, results, start, wait_until
 
 STAGES = ("train", "quantize", "quantize", "quantize", "score", "score", "score")
 
@@ -47,8 +47,7 @@ def test_whoever_waits_takes_over_from_the_dead(bench: Bench) -> None:
     assert first.end()[0] == -signal.SIGKILL
     code, output = second.end()
     assert code == 0, output
-    epochs = [line.split()[2] for line in output.splitlines() if " epoch " in line]
-    assert epochs[-1] == "12/12:" and epochs[0] != "1/12:"
+    assert epochs(output)[-1] == "12/12" and epochs(output)[0] != "1/12"
     agree(whole, together)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from calling import Bench
-from faults.procs import SWEEP, Events, agree, artefacts, call, done_lines, in_folder, results, start
+from faults.procs import SWEEP, Events, agree, artefacts, call, done_lines, epochs, in_folder, results, start
 
 from qbench.store import Store
 from qbench.upkeep import check
@@ -120,6 +120,6 @@ def test_a_training_goes_on_after_its_last_whole_epoch(whole: Whole, tmp_path: P
     assert len(saved) == 3
     assert call(killed, SWEEP, Events(killed.home, kill_at=saved[2]))[0] == -signal.SIGKILL
     code, output = call(killed, SWEEP)
-    assert code == 0 and [line.split()[2] for line in output.splitlines() if " epoch " in line] == ["3/3:"]
+    assert code == 0 and epochs(output) == ["3/3"]
     assert sum(line.startswith("train ") for line in done_lines(output)) == 1
     agree(whole.bench, killed)
