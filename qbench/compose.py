@@ -171,8 +171,8 @@ class _Composer:
 
     def __init__(self, config_dir: Path | None) -> None:
         self.config_dir = config_dir
-        for group in GROUPS if config_dir is not None else ():
-            for path in sorted((config_dir / group).rglob("*.yaml")):
+        if config_dir is not None:
+            for path in sorted(path for group in GROUPS for path in (config_dir / group).rglob("*.yaml")):
                 check_yaml(path)  # before Hydra reads it
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
 
