@@ -8,6 +8,7 @@ memory. Both are refused before anything is imported or composed. Neither Hydra 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -40,10 +41,11 @@ def check_yaml(path: Path) -> str:
         ConfigError: It cannot be read, is no YAML, is too large, or too deeply or endlessly nested; names it.
     """
     try:
-        if not path.is_file():
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a device may never end
             raise ConfigError(f"{path}: is not a regular file.")
-        if path.stat().st_size > LARGEST_FILE:
-            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes; a config has at most {LARGEST_FILE:,}.")
+        if facts.st_size > LARGEST_FILE:
+            raise ConfigError(f"{path}: {facts.st_size:,} bytes; a config has at most {LARGEST_FILE:,}.")
         text = path.read_text(encoding="utf-8")
         count = _count(yaml.compose(text, Loader=yaml.SafeLoader), {})
     except RecursionError as error:
