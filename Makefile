@@ -23,7 +23,7 @@ RESULTS := docs/results
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help ready run test test-all faults lint type fmt bench results docs clean
+.PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -84,11 +84,22 @@ results: $(READY) ## the experiments behind docs/results and the README (hours; 
 	mkdir -p $(RESULTS)/records
 	cp outputs/results/records/*.json $(RESULTS)/records/
 	$(BIN)/qbench report $(RESULTS)/records
-	$(MAKE) docs
+	$(MAKE) results-accuracy docs
+
+results-accuracy: export QBENCH_OUTPUTS = outputs/accuracy
+results-accuracy: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
+results-accuracy: $(READY) ## the part of results that is in docs/results/accuracy (hours; resumable)
+	set -e; grep -v '^#' $(RESULTS)/accuracy/runs.txt | while read -r sweep; do \
+	  $(BIN)/qbench run -m $$sweep measure=none; done
+	rm -rf $(RESULTS)/accuracy/records
+	mkdir -p $(RESULTS)/accuracy/records
+	cp outputs/accuracy/records/*.json $(RESULTS)/accuracy/records/
+	$(BIN)/qbench report $(RESULTS)/accuracy/records
 
 docs: $(READY) ## rebuild the methods page from the methods, and the README's table from the records
 	$(BIN)/python -m qbench.methods_page docs/methods.md
 	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
+	$(BIN)/python -m qbench.report.goals $(RESULTS)/accuracy
 
 clean: ## remove .venv, caches and builds; outputs/ stays
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

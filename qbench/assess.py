@@ -125,6 +125,7 @@ def _with_size(record: Record, sizes: SizeReport, baseline_bytes: int, program: 
         effective_parameters=effective_parameters(sizes.size_bytes),
         sparsity_percent=100.0 * removed / elements if masks else None,
         fixed_width_bytes=sizes.fixed_width_bytes,
+        pruned_bytes=sizes.pruned_bytes,
     )
 
 

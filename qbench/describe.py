@@ -192,7 +192,8 @@ def _facts(program: Program, sizes: SizeReport) -> dict[str, str]:
         "bytes": f"{sizes.size_bytes:,} = codes {sizes.codes_bytes:,} + codebooks {sizes.codebooks_bytes:,} + "
         f"scales {sizes.scales_bytes:,} + floats {sizes.floats_bytes:,} + masks {sizes.masks_bytes:,} + "
         f"container {sizes.container_bytes:,}; theoretical {sizes.theoretical_bits / 8:,.1f}"
-        + (f"; {sizes.fixed_width_bytes:,} without entropy coding" if program.entropy_coding else ""),
+        + (f"; {sizes.fixed_width_bytes:,} without entropy coding" if program.entropy_coding else "")
+        + (f"; {sizes.pruned_bytes:,} with what was kept as floats" if sizes.pruned_bytes is not None else ""),
     }
 
 

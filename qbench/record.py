@@ -30,7 +30,8 @@ class Record:
     ``top1_low_percent``/``top1_high_percent`` and ``delta_low_points``/``delta_high_points`` are 95 % intervals over
     test images: Wilson's, and Tango's for the paired difference to the float baseline.
     ``sparsity_percent`` is the share of the layers' weights that a mask removes, None where there is no mask;
-    ``fixed_width_bytes`` is what ``size_bytes`` would be without entropy coding.
+    ``fixed_width_bytes`` is what ``size_bytes`` would be without entropy coding, ``pruned_bytes`` what it would be if
+    the weights that pruning kept were also stored as floats.
     ``sensitivity`` has one mapping per layer and option where the method measured one.
     ``latency`` has one mapping per batch size; the flat ``latency_*`` fields repeat the first of them.
     ``energy_modelled_uJ`` is computed from the program (``energy_model`` names the constants), ``energy_measured_J`` is
@@ -111,6 +112,7 @@ class Record:
     format: int = FORMAT
     sparsity_percent: float | None = None
     fixed_width_bytes: int | None = None
+    pruned_bytes: int | None = None
     energy_modelled_uJ: float | None = None
     energy_model: str | None = None
     energy_measured_J: float | None = None

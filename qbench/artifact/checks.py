@@ -43,6 +43,8 @@ def check_edge(edge: EdgeSpec, where: str) -> None:
     """Raise ValueError unless the grid fits its bits and scale and zero point are both there or both absent."""
     fields.integer(edge.bits, f"bits of {where}", 1, MOST_EDGE_BITS)
     check_grid(edge.bits, edge.qmin, edge.qmax, where)
+    if edge.levels is not None:
+        _check_levels(edge, where)
     if (edge.scale is None) != (edge.zero_point is None):
         raise ValueError(f"{where} has only one of scale and zero point")
     if edge.scale is not None:
@@ -52,6 +54,19 @@ def check_edge(edge: EdgeSpec, where: str) -> None:
         if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
             raise ValueError(f"scale of {where} is {scale}, outside the normal float32 range above 0")
         fields.integer(edge.zero_point, f"zero point of {where}", edge.qmin, edge.qmax)
+
+
+def _check_levels(edge: EdgeSpec, where: str) -> None:
+    """Raise ValueError unless the levels are ascending float32 numbers, as many as the grid, which is theirs alone."""
+    levels = torch.tensor(edge.levels, dtype=torch.float64)
+    if edge.bits > 8 or (edge.qmin, edge.qmax) != (0, len(levels) - 1):
+        raise ValueError(f"{where} has {len(levels)} levels, which its grid must number from 0 within 8 bits")
+    if edge.scale is not None or edge.zero_point is not None:
+        raise ValueError(f"{where} has levels as well as a scale or zero point")
+    if not bool(torch.isfinite(levels).all()) or not torch.equal(levels.float().double(), levels):
+        raise ValueError(f"a level of {where} is no finite float32 number")
+    if bool((levels.diff() <= 0).any()):
+        raise ValueError(f"levels of {where} must ascend")
 
 
 def check_encoding(encoding: Encoding, where: str) -> None:

@@ -13,8 +13,8 @@ from qbench.artifact.tensors import Reader, spec
 from qbench.program.encodings import Encoding
 from qbench.program.graph import OPS, EdgeSpec, Node, Program
 
-PLAIN, CODED = 1, 2  # the versions: without and with entropy-coded arrays
-FORMAT = CODED  # the newest version read here
+PLAIN, CODED, LEVELLED = 1, 2, 3  # versions: without, with entropy-coded arrays; with edges of shared levels
+FORMAT = LEVELLED  # the newest version read here
 
 
 def write(program: Program, coded: bool = False) -> str:
@@ -27,8 +27,9 @@ def write(program: Program, coded: bool = False) -> str:
     Raises:
         ValueError: the provenance holds something that JSON does not.
     """
+    levelled = any(edge.levels is not None for edge in program.edges.values())
     content: dict[str, Any] = {
-        "format": CODED if coded else PLAIN,
+        "format": LEVELLED if levelled else CODED if coded else PLAIN,
         "graph": {"input": list(program.input_shape), "nodes": _write_nodes(program)},
         "tensors": {
             key: described for key, encoding in program.tensors.items() if (described := spec(encoding)) is not None
@@ -36,6 +37,8 @@ def write(program: Program, coded: bool = False) -> str:
         "edges": {name: _write_edge(edge) for name, edge in program.edges.items()},
         "provenance": plainjson.plain(program.provenance, "provenance"),
     }
+    if levelled and coded:
+        content["entropy_coding"] = True
     return plainjson.canonical({key: value for key, value in content.items() if value != {}})
 
 
@@ -58,21 +61,32 @@ def build(content: Mapping[str, Any], arrays: dict[str, Tensor]) -> Program:
     Raises:
         ValueError: anything is missing, unknown, of the wrong type, out of range or inconsistent.
     """
-    fields.object_of(dict(content), "the qbench header", ["format", "graph"], ["tensors", "edges", "provenance"])
+    optional = ["tensors", "edges", "provenance", *(["entropy_coding"] if content["format"] == LEVELLED else [])]
+    fields.object_of(dict(content), "the qbench header", ["format", "graph"], optional)
+    coded = content["format"] == CODED or _says_coded(content)
     graph = fields.object_of(content["graph"], "the graph", ["input", "nodes"])
     input_shape = fields.shape(fields.array(graph["input"], "the input shape", 3, 3), "the input shape")
     nodes = _read_nodes(fields.array(graph["nodes"], "the nodes", 1))
-    reader = Reader(arrays, coded=content["format"] == CODED)
+    reader = Reader(arrays, coded=coded)
     program = Program(
         input_shape=(input_shape[0], input_shape[1], input_shape[2]),
         nodes=nodes,
         tensors=_read_tensors(nodes, fields.mapping(content.get("tensors", {}), "tensors"), reader),
         edges=_read_edges(nodes, fields.mapping(content.get("edges", {}), "edges")),
         provenance=fields.mapping(content.get("provenance", {}), "provenance"),
-        entropy_coding=content["format"] == CODED,
+        entropy_coding=coded,
     )
+    if (content["format"] == LEVELLED) != any(edge.levels is not None for edge in program.edges.values()):
+        raise ValueError("the format version does not fit the edges: shared levels are what format 3 is for")
     check_program(program)
     return program
+
+
+def _says_coded(content: Mapping[str, Any]) -> bool:
+    said = content.get("entropy_coding", False)
+    if "entropy_coding" in content and said is not True:
+        raise ValueError("entropy_coding must be true or absent")
+    return bool(said)
 
 
 def _write_nodes(program: Program) -> list[list[Any]]:
@@ -129,8 +143,10 @@ def _read_tensors(nodes: tuple[Node, ...], specs: dict[str, Any], reader: Reader
     return tensors
 
 
-def _write_edge(edge: EdgeSpec) -> list[int | float]:
-    """Write [bits, qmin, qmax] of a dynamic edge; scale and zero point follow for a static one."""
+def _write_edge(edge: EdgeSpec) -> list[Any]:
+    """Write [bits, qmin, qmax] of a dynamic edge; scale and zero point follow for a static one; [bits, levels]."""
+    if edge.levels is not None:
+        return [edge.bits, [float(level) for level in edge.levels]]
     written: list[int | float] = [edge.bits, edge.qmin, edge.qmax]
     if edge.scale is not None and edge.zero_point is not None:
         written += [float(edge.scale), edge.zero_point]
@@ -144,7 +160,13 @@ def _read_edges(nodes: tuple[Node, ...], written: dict[str, Any]) -> dict[str, E
 
 
 def _read_edge(written: Any, where: str) -> EdgeSpec:
-    values = fields.array(written, where, 3, 5)
+    values = fields.array(written, where, 2, 5)
+    if len(values) == 2:
+        levels = fields.array(values[1], f"levels of {where}", 1, 256)
+        if not all(isinstance(level, float) for level in levels):
+            raise ValueError(f"levels of {where} must be floats")
+        bits = fields.integer(values[0], f"bits of {where}", 1, 8)
+        return EdgeSpec(bits, 0, len(levels) - 1, None, None, tuple(levels))
     grid = [fields.integer(value, where, -GRID_LIMIT, GRID_LIMIT) for value in values[:3]]
     if len(values) == 3:
         return EdgeSpec(grid[0], grid[1], grid[2], None, None)

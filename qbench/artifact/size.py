@@ -9,7 +9,8 @@ from pathlib import Path
 
 from qbench.artifact.files import open_up, read, to_bytes
 from qbench.artifact.tensors import parts
-from qbench.program.encodings import Encoding, Sparse
+from qbench.program.encodings import Encoding, Float, Sparse
+from qbench.program.graph import Program
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class SizeReport:
             padding and without container.
         tensors: One entry per stored tensor, in execution order.
         fixed_width_bytes: Length the file would have without entropy coding; no part of the sum.
+        pruned_bytes: Length it would have if what is kept of pruned tensors were stored in float32, and masks at one
+            bit per element: what pruning alone buys. None where nothing is pruned.
     """
 
     size_bytes: int
@@ -61,6 +64,7 @@ class SizeReport:
     theoretical_bits: int
     tensors: tuple[TensorSize, ...]
     fixed_width_bytes: int
+    pruned_bytes: int | None
 
 
 def size_report(source: Path | bytes) -> SizeReport:
@@ -96,7 +100,14 @@ def size_report(source: Path | bytes) -> SizeReport:
         theoretical_bits=exact_bits,
         tensors=tuple(tensors),
         fixed_width_bytes=len(fixed),
+        pruned_bytes=_pruned_bytes(program),
     )
+
+
+def _pruned_bytes(program: Program) -> int | None:
+    pruned = {name: Sparse(sparse.mask, Float(sparse.inner.decode()))
+              for name, sparse in program.tensors.items() if isinstance(sparse, Sparse)}  # fmt: skip
+    return len(to_bytes(replace(program.with_tensors(pruned), entropy_coding=False))) if pruned else None
 
 
 def _kind(encoding: Encoding) -> str:

@@ -8,9 +8,10 @@ summed harm is least within the budget, to the proven optimum.
 Assumptions: harms add up (layers are quantized together in the end), and calibration images show them.
 Cost: sensitivity=loss runs layers x options x images through the network from that layer on; fisher takes one gradient
 per image; sqnr takes no data. Budgets of drop:P add about ten passes over the calibration images.
-Deviations: encodings compete too (k-means codebooks, uniform grids); drop:P is the smallest network, found by
-bisection over its size, whose predictions change on at most P % of the calibration images, which bounds the accuracy it
-loses on them; no labels are used. Activations, where asked, get the same bits everywhere.
+Deviations: encodings compete too (k-means codebooks, uniform grids, pruning with a codebook for what is kept); drop:P
+is the smallest network, found by bisection over its size, whose predictions change on at most P % of the calibration
+images, which bounds the accuracy it loses on them; no labels are used. Activations, where asked, get the same bits
+everywhere.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from qbench.methods.budget import Budget
 from qbench.methods.kmeans import GRANULARITIES, KMeans
 from qbench.methods.layer_bits import bits_by_layer
 from qbench.methods.static_edges import with_static_edges
-from qbench.program.encodings import Encoding, Float
+from qbench.program.encodings import Encoding, Float, Sparse
 from qbench.program.graph import Program
 from qbench.program.materialize import materialize
 from qbench.program.transform import fold_batch_norm
 from qbench.quant.allocate import allocate, cheapest_total
+from qbench.quant.pruning import keep_largest
 
-ENCODINGS = ("kmeans", "linear")
+ENCODINGS = ("kmeans", "linear", "pruned")
 RANGES = ("minmax", "mse")
 LARGEST_BITS = 8
 ANY_BITS = -1  # of a layer no parameter fixes
@@ -47,12 +49,22 @@ CLOSE_ENOUGH = 0.01  # relative width at which the bisection over sizes ends
 
 @dataclass(frozen=True, eq=False)
 class Option:
-    """A way to store one layer's weight: kmeans, linear or float; its bits, bytes with codebook or scales, harm."""
+    """A way to store one layer's weight.
+
+    Args:
+        kind: kmeans, linear, pruned or float.
+        bits: Per code or index (of a kept weight, where pruned).
+        encoding: The weight in it.
+        bytes: With codebook, scales and mask.
+        code_bits: Of codes, indices and mask alone: what avg_bits counts.
+        harm: Its sensitivity.
+    """
 
     kind: str
     bits: int
     encoding: Encoding
     bytes: int
+    code_bits: int
     harm: float = 0.0
 
 
@@ -64,10 +76,11 @@ class Hybrid:
     """Bits and encoding per layer by measured sensitivity under a budget.
 
     Args:
-        budget: avg_bits:N (mean bits of codes and indices), size:N with B, KB or MB (weights with codebooks and
+        budget: avg_bits:N (mean bits of codes, indices and masks), size:N with B, KB or MB (weights with codebooks and
             scales) or drop:P (percent of predictions that may change on the calibration images).
         candidates: Bits a layer may get, each 1..8.
-        encodings: kmeans, linear or both.
+        encodings: Any of kmeans, linear and pruned (the smallest weights removed, one codebook for the others).
+        sparsity: Share of a layer's weights that pruned removes, 0..1; one weight stays.
         sensitivity: loss, fisher or sqnr.
         sensitivity_images: Most calibration images for it.
         granularity: per_layer or per_channel: what shares a codebook. Linear grids have a scale per output channel.
@@ -81,6 +94,7 @@ class Hybrid:
     budget: str = "avg_bits:4"
     candidates: list[int] = field(default_factory=lambda: [2, 3, 4, 6, 8])
     encodings: list[str] = field(default_factory=lambda: ["kmeans", "linear"])
+    sparsity: float = 0.5
     sensitivity: str = "loss"
     sensitivity_images: int = 256
     granularity: str = "per_layer"
@@ -98,6 +112,7 @@ class Hybrid:
             require_one_of("encodings", encoding, ENCODINGS)
         if not self.candidates or not self.encodings:
             raise ValueError("candidates and encodings need at least one entry each")
+        require_within("sparsity", self.sparsity, 0.0, 1.0)
         require_one_of("sensitivity", self.sensitivity, sensitivity.KINDS)
         require_within("sensitivity_images", self.sensitivity_images, 1, math.inf)
         require_one_of("granularity", self.granularity, GRANULARITIES)
@@ -148,7 +163,7 @@ class Hybrid:
     def _options_of(self, program: Program, layer: str, fixed: int) -> list[Option]:
         weight, key = program.weight(layer), f"{layer}.weight"
         if fixed == 0:
-            return [Option("float", 32, Float(weight), 4 * weight.numel())]
+            return [Option("float", 32, Float(weight), 4 * weight.numel(), 32 * weight.numel())]
         widths = sorted(set(self.candidates)) if fixed == ANY_BITS else [fixed]
         options = []
         for kind in self.encodings:
@@ -157,13 +172,18 @@ class Hybrid:
                     encoding = self._encode(kind, weight, bits)
                 except ValueError as error:
                     raise MethodError(key, str(error)) from error
-                size = sum(part.size_bytes for part in parts(key, encoding))
-                options.append(Option(kind, bits, encoding, size))
+                stored = list(parts(key, encoding))
+                coded = sum(part.exact_bits for part in stored if part.category in ("codes", "masks"))
+                options.append(Option(kind, bits, encoding, sum(part.size_bytes for part in stored), coded))
         return options
 
     def _encode(self, kind: str, weight: Tensor, bits: int) -> Encoding:
         if kind == "kmeans":
             return KMeans(granularity=self.granularity).encode(weight, bits)
+        if kind == "pruned":
+            mask = keep_largest(weight, max(1, round((1.0 - self.sparsity) * weight.numel())))
+            inner = KMeans().encode(weight[mask][None], bits)
+            return Sparse(mask, replace(inner, indices=inner.indices[0]))
         return AffineWeights(range=self.range).encode(weight, bits)
 
     def _measured(self, program: Program, table: Table, context: Context) -> Table:
@@ -187,7 +207,7 @@ class Hybrid:
             costs, limit = _bytes(table), math.floor(budget.amount)
         else:
             elements = [program.weight(layer).numel() for layer in table]
-            costs = [[option.bits * count for option in own] for own, count in zip(table.values(), elements)]
+            costs = [[option.code_bits for option in own] for own in table.values()]
             limit = math.floor(budget.amount * sum(elements) + 1e-6)  # 3.3 * 10 is 33, whatever floats make of it
         least = cheapest_total(costs)
         if least > limit:

@@ -26,7 +26,7 @@ from qbench.methods.corrections import correct_biases, match_statistics, reestim
 from qbench.methods.importance import IMPORTANCES, importance
 from qbench.methods.layer_bits import bits_by_layer
 from qbench.methods.sparse import kept_values, with_kept
-from qbench.methods.static_edges import with_static_edges
+from qbench.methods.static_edges import with_shared_edges, with_static_edges
 from qbench.program.encodings import Affine, Codebook, Encoding, Float
 from qbench.program.graph import Program
 from qbench.program.transform import fold_batch_norm
@@ -37,6 +37,7 @@ GRANULARITIES = ("per_layer", "per_channel")
 WEIGHTINGS = ("none", *IMPORTANCES)
 CORRECTIONS = ("none", "statistics", "batch_norm", "bias")
 SNAPS = ("none", "int8")
+ACT_LEVELS = ("uniform", "kmeans")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class KMeans:
     Args:
         weight_bits: Bits per index, 1..8; 2^bits centroids (fewer where a layer has fewer distinct weights).
         act_bits: Bits per activation, 2..16; None keeps activations float.
+        act_levels: The values an activation can take: uniform (an evenly spaced grid) or kmeans (shared values of any
+            spacing, 8 bits at most; no integer kernel computes with those, so they are simulated).
         granularity: per_layer (one codebook) or per_channel (one per output channel).
         weighting: How much a weight's error counts: none (all alike), activation (the mean square of the inputs it
             multiplies) or fisher (the mean squared gradient of the network's own log-likelihood).
@@ -60,6 +63,7 @@ class KMeans:
 
     weight_bits: int = 4
     act_bits: int | None = None
+    act_levels: str = "uniform"
     granularity: str = "per_layer"
     weighting: str = "none"
     correction: str = "none"
@@ -70,12 +74,15 @@ class KMeans:
     largest_bits: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
+        require_one_of("act_levels", self.act_levels, ACT_LEVELS)
         require_one_of("granularity", self.granularity, GRANULARITIES)
         require_one_of("weighting", self.weighting, WEIGHTINGS)
         require_one_of("correction", self.correction, CORRECTIONS)
         require_one_of("snap", self.snap, SNAPS)
         require_within("weight_bits", self.weight_bits, 1, self.largest_bits)
         require_within("act_bits", self.act_bits, 2, 16)
+        if self.act_levels == "kmeans" and self.act_bits is not None and self.act_bits > 8:
+            raise ValueError(f"act_bits={self.act_bits} with act_levels=kmeans: shared values take 8 bits at most")
         require_within("first_last_bits", self.first_last_bits, 1, self.largest_bits)
         if self.correction == "batch_norm" and self.fold_batch_norm:
             raise ValueError("correction=batch_norm has no batch norm left to re-estimate: set fold_batch_norm=false")
@@ -100,7 +107,8 @@ class KMeans:
         if self.act_bits is None:
             check_effect(program, clustered)
             return self._corrected(clustered, program, context)
-        compressed = with_static_edges(self._corrected(clustered, program, context), context, self.act_bits)
+        with_edges = with_shared_edges if self.act_levels == "kmeans" else with_static_edges
+        compressed = with_edges(self._corrected(clustered, program, context), context, self.act_bits)
         check_effect(program, compressed)
         return compressed
 

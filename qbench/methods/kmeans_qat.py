@@ -141,7 +141,7 @@ class KMeansQAT:
     snap: str = "none"
     fold_batch_norm: bool = False
     epochs: int = 3
-    lr: float = 0.005
+    lr: float = 0.001
     batch_size: int = 128
     reassign_steps: int = 10
     distillation: float = 0.0

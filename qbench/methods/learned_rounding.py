@@ -73,6 +73,9 @@ def _step(value: Tensor, spec: EdgeSpec) -> Tensor | float:
     """The largest error of a value that is not clipped."""
     if spec.scale is not None:
         return spec.scale
+    if spec.levels is not None:
+        gaps = [high - low for low, high in zip(spec.levels, spec.levels[1:])]
+        return max(gaps, default=0.0)
     rows = value.reshape(len(value), -1)
     width = (rows.amax(1).clamp(min=0) - rows.amin(1).clamp(max=0)) / (spec.qmax - spec.qmin)
     return width.view([-1] + [1] * (value.dim() - 1))

@@ -67,7 +67,7 @@ class QAT:
     narrow_range: bool = False
     act_range: str = "mse"
     epochs: int = 3
-    lr: float = 0.005
+    lr: float = 0.001
     batch_size: int = 128
     weight_decay: float = 1e-4
     freeze_fraction: float = 0.7

@@ -93,6 +93,38 @@ def with_static_edges(
     return replace(program, edges={**program.edges, **specs})
 
 
+def with_shared_edges(program: Program, context: Context, bits: int) -> Program:
+    """Put shared values on every quantizable edge, 2^bits at most: k-means of what the calibration images show there.
+
+    The images' own edge stays uniform: they come as evenly spaced numbers of ``IMAGE_BITS`` bits.
+
+    Args:
+        program: Usually with its weights quantized already.
+        context: Its calibration images are run through the program, twice.
+        bits: Of the index of a value, 2..8.
+
+    Raises:
+        MethodError: There are no calibration images, ``bits`` is more than 8, or a value of an edge is not finite.
+    """
+    if bits > 8:
+        raise MethodError(f"act_bits={bits}", "act_levels=kmeans has 256 levels at most: set act_bits to 8 or fewer")
+    if not context.calibration:
+        raise MethodError(f"act_bits={bits}", "quantizing activations needs calibration images")
+    edges = quantizable_edges(program)
+    ends = _observed(program, context, edges, lambda name, value: torch.stack(torch.aminmax(value)).cpu())
+    ranges = {name: ActivationRange().from_batches(torch.stack(seen)) for name, seen in ends.items()}
+    counts = _observed(program, context, edges, lambda name, value: histogram.count(value, *ranges[name]))
+    specs = {}
+    for name, (low, high) in ranges.items():
+        specs[name] = _qparams(name, low, high, *integer_grid(_bits_of(name, bits)))  # refuses what is not finite
+        if name != Program.INPUT:
+            levels: tuple[float, ...] = (low,)  # what never changes is one value
+            if high > low:
+                levels = histogram.shared_levels(Histogram(torch.stack(counts[name]).sum(0), low, high), 1 << bits)
+            specs[name] = EdgeSpec(bits, 0, len(levels) - 1, None, None, levels)
+    return replace(program, edges={**program.edges, **specs})
+
+
 def with_dynamic_edges(program: Program, bits: int) -> Program:
     """Put a quantizer on every quantizable edge whose range is each image's own, found while running."""
     wide = {name: _bits_of(name, bits) for name in quantizable_edges(program)}

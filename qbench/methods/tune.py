@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from qbench.errors import MethodError
 from qbench.methods.base import Context, Needs, Tuning, check_finite, require_within
 from qbench.methods.kmeans_qat import SharedWeight
+from qbench.methods.learned_rounding import FixedEdge
 from qbench.methods.sparse import KeptWeight, MaskedWeight
 from qbench.program.encodings import Affine, Codebook, Encoding, Sparse
 from qbench.program.graph import Program
@@ -68,7 +69,7 @@ class Tune:
         for name, spec in baseline.edges.items():
             if spec.dynamic:
                 raise MethodError(name, "is quantized to the range of each image, which fine-tuning has no form of")
-            network.quantize_edge(name, SteppedEdge(spec, "frozen"))
+            network.quantize_edge(name, FixedEdge(spec) if spec.levels else SteppedEdge(spec, "frozen"))
         tune(network, Tuning(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size))
         return network.program()
 

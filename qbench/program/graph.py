@@ -61,10 +61,12 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class EdgeSpec:
-    """How the output of a node (or the network's input) is quantized on a uniform grid.
+    """How the output of a node (or the network's input) is quantized.
 
-    Static: ``scale`` and ``zero_point`` are numbers fixed at calibration. Dynamic: they are None and chosen from each
-    batch element's own range at run time.
+    Static: on a uniform grid whose ``scale`` and ``zero_point`` are numbers fixed at calibration. Dynamic: they are
+    None and chosen from each batch element's own range at run time. Shared: ``levels`` are the values, ascending and
+    exact in float32, of which each activation takes the nearest (the lower of two equally near ones); its code is the
+    level's position, so ``qmin`` is 0 and ``qmax`` the number of levels less one.
     """
 
     bits: int
@@ -72,10 +74,11 @@ class EdgeSpec:
     qmax: int
     scale: float | None
     zero_point: int | None
+    levels: tuple[float, ...] | None = None
 
     @property
     def dynamic(self) -> bool:
-        return self.scale is None
+        return self.scale is None and self.levels is None
 
 
 @dataclass(frozen=True, eq=False)

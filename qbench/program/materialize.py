@@ -81,6 +81,9 @@ def materialize(program: Program, *, channels_last: bool = False) -> ProgramModu
 
 def simulate_edge(value: Tensor, spec: EdgeSpec) -> Tensor:
     """Quantize and dequantize an edge in float; a dynamic one by the range of each image, as a device would see it."""
+    if spec.levels is not None:
+        levels = torch.tensor(spec.levels, dtype=torch.float32, device=value.device)
+        return levels[torch.bucketize(value, between(levels))]
     if spec.scale is not None and spec.zero_point is not None:
         scale = torch.tensor(spec.scale, dtype=torch.float32, device=value.device)
         zero_point = torch.tensor(spec.zero_point, dtype=torch.int32, device=value.device)
@@ -89,6 +92,11 @@ def simulate_edge(value: Tensor, spec: EdgeSpec) -> Tensor:
     qparams = choose_qparams(rows.amin(1), rows.amax(1), spec.qmin, spec.qmax, symmetric=False)
     shape = [-1] + [1] * (value.dim() - 1)
     return fake_quantize(value, qparams.scale.view(shape), qparams.zero_point.view(shape), spec.qmin, spec.qmax)
+
+
+def between(levels: Tensor) -> Tensor:
+    """The middles between neighbours of ascending levels, [K] -> [K - 1]; halved first, so that no sum overflows."""
+    return levels[:-1] / 2 + levels[1:] / 2
 
 
 class _Reads(Protocol):

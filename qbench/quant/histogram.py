@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qbench.quant.kmeans import kmeans_1d
+
 BINS = 2048
 _SHRINK, _CANDIDATES = 0.96, 120  # widths tried by the searches: all, 96 %, 92 %, ... 0.8 % of the extremes
 
@@ -40,6 +42,25 @@ def count(value: Tensor, low: float, high: float) -> Tensor:
     """Counts of finite values in ``BINS`` equal bins of [low, high], float64 [BINS]; values outside are dropped."""
     counted = torch.histc(value.detach().float().flatten(), BINS, low, high) if high > low else torch.zeros(BINS)
     return counted.double().cpu()
+
+
+def shared_levels(histogram: Histogram, num_levels: int) -> tuple[float, ...]:
+    """The values, ascending, that stand for all others with the least squared error: k-means on the histogram.
+
+    Where the range holds zero, the level nearest to it becomes exactly zero: padding, and what a ReLU cuts off, are
+    zeros, and far more of them than of any other value.
+
+    Args:
+        histogram: With a count that is not 0.
+        num_levels: Most levels, 1..256; fewer are found where fewer bins have counts.
+
+    Source: Han et al., arXiv:1510.00149, sec. 3, applied to activations instead of weights.
+    """
+    seen = histogram.counts > 0
+    found = kmeans_1d(histogram.centres[seen].float(), num_levels, histogram.counts[seen].float()).centroids
+    if histogram.low <= 0.0 <= histogram.high:
+        found[int(found.abs().argmin())] = 0.0
+    return tuple(sorted(set(found.tolist())))
 
 
 def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, float]:

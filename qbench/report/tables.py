@@ -25,7 +25,8 @@ LEADING = (
     "top1_percent", "top1_low_percent", "top1_high_percent", "top1_baseline_percent", "delta_points",
     "delta_low_points", "delta_high_points", "delta_p_value", "top5_percent", "loss", "agreement_percent", "n_test",
     "size_bytes", "size_baseline_bytes", "compression_ratio", "bits_per_weight", "codes_bytes", "codebooks_bytes",
-    "scales_bytes", "floats_bytes", "masks_bytes", "container_bytes", "fixed_width_bytes", "sparsity_percent",
+    "scales_bytes", "floats_bytes", "masks_bytes", "container_bytes", "fixed_width_bytes", "pruned_bytes",
+    "sparsity_percent",
     "theoretical_bytes", "parameters", "effective_parameters", "macs", "bops", "energy_modelled_uJ", "sqnr_db",
     "agreement_integer_percent", "identical_logits_percent", "largest_logit_difference",
     "latency_ms_median", "latency_ms_iqr", "latency_ratio",
@@ -43,7 +44,8 @@ MARKDOWN = {
     "weight_bits": "w bits", "act_bits": "a bits",
     "seed": "seed", "top1_percent": "top-1 %", "top1_interval": "95 % interval", "delta_points": "Δ points",
     "delta_interval": "95 % interval of Δ", "agreement_percent": "agreement %", "size_bytes": "size, bytes",
-    "compression_ratio": "ratio ×", "bits_per_weight": "bits/weight", "sqnr_db": "SQNR dB",
+    "compression_ratio": "ratio ×", "pruned_bytes": "pruned, bytes", "fixed_width_bytes": "and quantized, bytes",
+    "bits_per_weight": "bits/weight", "sqnr_db": "SQNR dB",
     "energy_modelled_uJ": "modelled energy µJ", "agreement_integer_percent": "agreement with integers %",
     "latency_ms_median": "latency ms", "latency_ratio": "speed-up ×", "latency_kind": "kernel",
     "runtime_chosen": "chosen runtime", "n_test": "n",
@@ -261,7 +263,9 @@ def _cell(r: Record, column: str) -> str:
     value = getattr(r, column)
     if value is None or (r.method == "fp32" and column in ("delta_points", "latency_ratio", "agreement_percent")):
         return ""
-    if column == "size_bytes":
+    if column == "fixed_width_bytes" and r.pruned_bytes is None:
+        return ""  # the stages of a pruned file side by side: its weights as floats, quantized, entropy-coded
+    if column.endswith("_bytes"):
         return f"{value:,}"
     return _number(value, DIGITS[column]) if column in DIGITS else _escaped(str(value))
 

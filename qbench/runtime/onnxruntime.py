@@ -20,6 +20,7 @@ from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
 from qbench.runtime.onnx.graph import EXTRA
 from qbench.runtime.onnx.kernels import Verdict, graph_kernels, is_quantized, read_graph, verdict
+from qbench.runtime.threads import at_most, check_max_threads
 
 _ERRORS_ONLY = 3
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -56,15 +57,18 @@ class OnnxRuntime:
         signedness: u8s8 or s8s8: the types of activations and weights.
         allow_spinning: Threads wait for work within a call by spinning, which is faster and burns their cores; between
             calls they sleep either way.
+        max_threads: Most threads to use of those a run has; None: all of them.
     """
 
     form: str = "qdq"
     signedness: str = "u8s8"
     allow_spinning: bool = True
+    max_threads: int | None = None
     name: ClassVar[str] = "onnxruntime"
 
     def __post_init__(self) -> None:
         _ = self.options  # checks form and signedness
+        check_max_threads(self.max_threads)
 
     @property
     def options(self) -> OnnxOptions:
@@ -115,7 +119,7 @@ class OnnxRuntime:
 
     def _settings(self, runtime: Any, threads: int) -> Any:
         settings = runtime.SessionOptions()
-        settings.intra_op_num_threads = threads
+        settings.intra_op_num_threads = at_most(threads, self.max_threads)
         settings.inter_op_num_threads = 1
         settings.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
         settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL

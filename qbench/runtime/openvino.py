@@ -16,6 +16,7 @@ from qbench.program.graph import Program
 from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
 from qbench.runtime.onnx.kernels import Kernel, verdict
+from qbench.runtime.threads import at_most, check_max_threads
 
 EXTRA = "openvino"
 PRECISIONS = ("f32", "bf16", "f16")
@@ -67,15 +68,18 @@ class OpenVinoRuntime:
         precision: Of what is not quantized: f32, bf16 or f16. Left to itself OpenVINO takes bf16 where the processor
             has it, which is another network than the one that was measured.
         pin_threads: Tie each thread to a core.
+        max_threads: Most threads to use of those a run has; None: all of them.
     """
 
     precision: str = "f32"
     pin_threads: bool = True
+    max_threads: int | None = None
     name: ClassVar[str] = "openvino"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r}: allowed are {', '.join(PRECISIONS)}")
+        check_max_threads(self.max_threads)
 
     @property
     def options(self) -> OnnxOptions:
@@ -124,7 +128,7 @@ class OpenVinoRuntime:
 
     def _settings(self, threads: int) -> dict[str, Any]:
         return {
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": at_most(threads, self.max_threads),
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": self.precision,

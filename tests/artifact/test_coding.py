@@ -15,6 +15,7 @@ from torch import Tensor
 from qbench.artifact import coding, from_bytes, size_report, to_bytes
 from qbench.artifact.tensors import parts
 from qbench.errors import ArtifactError
+from qbench.program.encodings import Float, Sparse
 from qbench.quant.packing import pack, packed_size
 
 from . import independent_reader
@@ -152,6 +153,12 @@ def test_sizes_are_those_of_the_coded_arrays() -> None:
     assert report.masks_bytes == length["mask.ans:pruned.weight"] < 16 * 40 / 8
     assert report.fixed_width_bytes == len(to_bytes(replace(coding_program(), entropy_coding=False)))
     assert report.size_bytes == len(CODED) < report.fixed_width_bytes - 4 * coding.WORTH_IT + 4 * 4 + 8
+    sparse = coding_program().tensors["pruned.weight"]
+    assert isinstance(sparse, Sparse)
+    dense = replace(coding_program(), entropy_coding=False)
+    floats = dense.with_tensors({"pruned.weight": Sparse(sparse.mask, Float(sparse.decode()[sparse.mask]))})
+    assert report.pruned_bytes == len(to_bytes(floats))
+    assert size_report(to_bytes(conv_program())).pruned_bytes is None
     plain = size_report(to_bytes(coded_program()))
     assert plain.fixed_width_bytes == plain.size_bytes
 

@@ -1,6 +1,7 @@
 """What each kind of wrong file is told: messages are part of the interface."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ from torch import Tensor
 from qbench.artifact import from_bytes, to_bytes
 from qbench.errors import ArtifactError
 from qbench.program.encodings import Sparse
+from qbench.program.graph import EdgeSpec
 from qbench.quant.packing import pack
 
 from .forging import close_up, edited, open_up, rearranged
 from .programs import affine, codebook, coded_program, conv_program, linear_program
 
 CONV, CODED = to_bytes(conv_program()), to_bytes(coded_program())
+LEVELS = to_bytes(replace(conv_program(), edges={"relu": EdgeSpec(2, 0, 1, None, None, (0.0, 1.0))}))
 EMPTY = to_bytes(linear_program(fc=Sparse(torch.zeros(2, 3, dtype=torch.bool), affine((0,), axis=0))))
 SNAPPED = to_bytes(linear_program(fc=codebook((3, 5), 4, 16, snap=True)))
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010806000000")
@@ -62,8 +65,8 @@ FILES: dict[str, tuple[bytes, str]] = {
     "repeated key": (close_up('{"format":1,"format":1}', *open_up(CONV)[1:]), "the key 'format' appears twice"),
     "nesting bomb": (close_up("[" * 100_000, *open_up(CONV)[1:]), "nested too deeply"),
     "future": (
-        edited(CONV, lambda c: c.update(format=3, news={})),
-        r"written by a newer qbench \(format 3\); this one reads up to 2",
+        edited(CONV, lambda c: c.update(format=4, news={})),
+        r"written by a newer qbench \(format 4\); this one reads up to 3",
     ),
     "no version": (edited(CONV, lambda c: c.pop("format")), "the format version must be an integer"),
     "version true": (edited(CONV, lambda c: c.update(format=True)), "the format version must be an integer"),
@@ -193,6 +196,23 @@ EDITS: dict[str, tuple[bytes, Callable[[dict[str, Any]], object], str]] = {
     "edge of integers": (CONV, lambda c: c["edges"].update(relu=[8, 0, 255, 1, 0]), "edge 'relu' must hold bits"),
     "edge scale": (CONV, lambda c: c["edges"].update(relu=[8, 0, 255, 0.0, 0]), "scale of edge 'relu' is 0.0"),
     "edge grid": (CONV, lambda c: c["edges"].update(relu=[8, 0, 256]), "qmax of edge 'relu'"),
+    "levels in an old format": (CONV, lambda c: c["edges"].update(relu=[2, [0.0, 1.0]]), "format version does not fit"),
+    "no levels in format 3": (CONV, lambda c: c.update(format=3), "format version does not fit"),
+    "levels of integers": (
+        LEVELS,
+        lambda c: c["edges"].update(relu=[2, [0, 1]]),
+        "levels of edge 'relu' must be",
+    ),
+    "levels that fall": (
+        LEVELS,
+        lambda c: c["edges"].update(relu=[2, [1.0, 0.0]]),
+        "edge 'relu' must ascend",
+    ),
+    "double levels": (LEVELS, lambda c: c["edges"].update(relu=[2, [0.0, 0.1]]), "no finite float32 number"),
+    "more levels than bits": (LEVELS, lambda c: c["edges"].update(relu=[1, [0.0, 1.0, 2.0]]), "qmax of edge 'relu'"),
+    "no levels": (LEVELS, lambda c: c["edges"].update(relu=[1, []]), "levels of edge 'relu'"),
+    "coded by a wrong word": (LEVELS, lambda c: c.update(entropy_coding=1), "entropy_coding must be true or absent"),
+    "coded in an old format": (CONV, lambda c: c.update(entropy_coding=True), "unknown key 'entropy_coding'"),
     "edges as array": (CONV, lambda c: c.update(edges=[]), "edges must be an object"),
     "provenance as array": (CONV, lambda c: c.update(provenance=[1]), "provenance must be an object"),
 }

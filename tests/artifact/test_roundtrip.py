@@ -3,6 +3,7 @@ import json
 import math
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from qbench.program.encodings import Affine, Codebook, Encoding, Float, Sparse
 from qbench.program.graph import EdgeSpec, Node, Program
 
 from . import independent_reader
+from .forging import open_up
 from .programs import (
     affine,
     assert_same,
@@ -191,6 +193,19 @@ def test_scales_of_edges_are_exact() -> None:
         edges = {"relu": EdgeSpec(8, -128, 127, scale, -3)}
         loaded = from_bytes(to_bytes(Program((1, 2, 2), program.nodes, program.tensors, edges)), "x")
         assert loaded.edges["relu"].scale == scale
+
+
+def test_shared_levels_of_edges_take_format_3_and_come_back() -> None:
+    for program, coded in ((conv_program(), False), (coding_program(), True)):
+        last = program.nodes[-1].name
+        shared = EdgeSpec(2, 0, 2, None, None, (-1.5, 0.0, float(torch.tensor(0.1))))
+        program = replace(program, edges={**program.edges, last: shared})
+        data = to_bytes(program)
+        assert open_up(data)[0]["format"] == 3
+        assert open_up(data)[0].get("entropy_coding", False) is coded
+        loaded = from_bytes(data, "x")
+        assert_same(loaded, program)
+        assert to_bytes(loaded) == data
 
 
 def test_tuples_in_provenance_come_back_as_lists() -> None:

@@ -43,6 +43,10 @@ def edge(*values: object) -> Program:
 
 
 UNWRITABLE = {
+    "levels and a scale": (lambda: edge(2, 0, 1, 1.0, 0, (0.0, 1.0)), "levels as well as a scale"),
+    "levels off the grid": (lambda: edge(2, 0, 3, None, None, (0.0, 1.0)), "has 2 levels, which its grid must number"),
+    "nine-bit levels": (lambda: edge(9, 0, 1, None, None, (0.0, 1.0)), "within 8 bits"),
+    "a level of nan": (lambda: edge(2, 0, 1, None, None, (0.0, math.nan)), "no finite float32 number"),
     "code off grid": (
         lambda: with_weight(codes=torch.full((3, 5), 8, dtype=torch.int8)),
         "codes of tensor 'fc.weight'",

@@ -19,9 +19,10 @@ from qbench.methods.base import Context
 from qbench.methods.budget import Budget
 from qbench.methods.hybrid import Hybrid
 from qbench.methods.kmeans import KMeans
-from qbench.program.encodings import Affine, Codebook, Encoding, Float
+from qbench.program.encodings import Affine, Codebook, Encoding, Float, Sparse
 from qbench.program.graph import Program
 from qbench.program.materialize import materialize
+from qbench.quant.kmeans import kmeans_1d
 
 from .conftest import compress, context, images, make, network
 
@@ -167,6 +168,40 @@ def test_encodings_are_those_of_their_methods() -> None:
         stored = program.tensors[f"{node.name}.weight"]
         alone_affine = AffineWeights(range="mse").encode(network("residual").weight(node.name), stored.bits)
         assert isinstance(stored, Affine) and torch.equal(stored.decode(), alone_affine.decode())
+
+
+def test_pruned_layers_hold_the_largest_weights_in_one_codebook(tmp_path: Path) -> None:
+    settings = {**SMALL, "encodings": ["pruned"], "candidates": [2, 3], "sparsity": 0.75}
+    program = compress(make("hybrid", budget="avg_bits:1.6", **settings), network("residual"))
+    for node, row in zip(program.layers(), table(program)):
+        weight, stored = network("residual").weight(node.name), program.tensors[f"{node.name}.weight"]
+        kept = round(0.25 * weight.numel())
+        smallest = weight.abs().flatten().sort(descending=True).values[kept - 1]
+        assert isinstance(stored, Sparse) and torch.equal(stored.mask, weight.abs() >= smallest)
+        alone = kmeans_1d(weight[stored.mask], 1 << stored.bits)
+        assert torch.equal(stored.inner.decode(), alone.centroids[alone.indices.long()])
+        assert [option[0] for option in row["options"]] == ["pruned", "pruned"]
+    # a bit per weight for the mask and two or three for each fourth: 1.5 to 1.75, of which 1.6 leaves a choice
+    assert set(bits(program)) == {2, 3}
+    save(program, tmp_path / "model.qbench")
+    assert size_report(tmp_path / "model.qbench").masks_bytes == sum(
+        -(-network("residual").weight(node.name).numel() // 8) for node in program.layers()
+    )
+    with pytest.raises(MethodError, match=r"the smallest .* avg_bits:1\.5$"):
+        compress(make("hybrid", budget="avg_bits:1.4", **settings), network("residual"))
+
+
+def test_all_encodings_compete() -> None:
+    settings = {**SMALL, "encodings": ["kmeans", "linear", "pruned"], "candidates": [2, 3, 4]}
+    rows = table(compress(make("hybrid", budget="avg_bits:3", **settings), network("residual")))
+    assert all(len(row["options"]) == 9 for row in rows)
+    few = {**settings, "encodings": ["linear"]}
+    alone = table(compress(make("hybrid", budget="avg_bits:3", **few), network("residual")))
+
+    def harm(found: list[dict[str, Any]]) -> float:
+        return sum(float(row["options"][row["chosen"]][3]) for row in found)
+
+    assert harm(rows) <= harm(alone)
 
 
 def test_few_images_are_enough_to_run() -> None:

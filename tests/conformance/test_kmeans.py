@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from qbench.methods.importance import importance
 from qbench.methods.kmeans import KMeans
 from qbench.program.encodings import Affine, Codebook, Float
 from qbench.program.graph import Program
+from qbench.program.lower import lower
 from qbench.program.materialize import materialize
 from qbench.program.trace import trace
 from qbench.program.transform import fold_batch_norm
 from qbench.progress import SilentProgress
 from qbench.quant.codebook import nearest_indices, snap_to_grid
+from qbench.runtime.onnx.writer import why_not
 
 from .conftest import compress, context, images, network
 
@@ -251,3 +254,38 @@ def test_only_what_asks_for_images_needs_them() -> None:
     assert not KMeans(granularity="per_channel", snap="int8").needs.calibration
     for asking in (KMeans(weighting="activation"), KMeans(correction="bias"), KMeans(act_bits=8)):
         assert asking.needs.calibration
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual"])
+def test_activations_may_share_values_too(name: str, tmp_path: Path) -> None:
+    method = KMeans(weight_bits=8, act_bits=3, act_levels="kmeans")
+    program = compress(method, network(name))
+    specs = {edge: spec for edge, spec in program.edges.items() if edge != Program.INPUT}
+    assert specs and program.edges[Program.INPUT].scale is not None  # images stay evenly spaced
+    seen: dict[str, torch.Tensor] = {}
+    module = materialize(program)
+    compute = module.compute
+    module.compute = lambda node, inputs: seen.update(zip(node.inputs, inputs)) or compute(node, inputs)  # type: ignore[method-assign, func-returns-value]
+    module(images(5, seed=9))
+    for edge, spec in specs.items():
+        assert spec.levels is not None and not spec.dynamic and 2 <= len(spec.levels) <= 8
+        if edge in seen:
+            assert set(seen[edge].unique().tolist()) <= {float(level) for level in spec.levels}
+    save(program, tmp_path / "m.qbench")
+    again = load(tmp_path / "m.qbench")
+    assert torch.equal(materialize(again)(images(5)), materialize(program)(images(5)))
+    snapped = compress(replace(method, snap="int8", fold_batch_norm=True), network(name))
+    with pytest.raises(MethodError, match=r"takes shared values of any spacing; integers alone need act_level"):
+        lower(snapped)
+    assert "shared values" in str(why_not(program))
+    fine = materialize(compress(KMeans(weight_bits=8, act_bits=8, act_levels="kmeans"), network(name)))
+    plain = materialize(compress(KMeans(weight_bits=8), network(name)))
+    few, many, exact = (run(images(8, seed=11)) for run in (module, fine, plain))
+    assert float((many - exact).square().mean()) < 0.1 * float((few - exact).square().mean())
+
+
+def test_shared_activations_refuse_what_they_cannot_hold() -> None:
+    with pytest.raises(ValueError, match=r"act_bits=9 with act_levels=kmeans: shared values take 8 bits at most"):
+        KMeans(act_bits=9, act_levels="kmeans")
+    with pytest.raises(MethodError, match=r"^act_bits=4: quantizing activations needs calibration images"):
+        KMeans(act_bits=4, act_levels="kmeans").compress(network("mlp"), Context())

@@ -345,3 +345,18 @@ def test_every_network_lowers(name: str) -> None:
     added, cost = (float(e.square().mean().sqrt()) for e in (integers - simulated, simulated - exact))
     assert added <= cost  # single codes fall on the other side of a tie, and carry on through the layers
     assert isinstance(lower(program), IntegerProgram)
+
+
+@pytest.mark.parametrize("name", ["max pool", "average pool", "concat"])
+def test_a_pooling_may_have_a_grid_of_its_own(name: str) -> None:
+    program = quantized(Network(body_of(name)))
+    pooled = next(node.name for node in program.nodes if "pool" in node.op)
+    coarse = EdgeSpec(6, 0, 63, 0.11, 20)
+    program = replace(program, edges={**program.edges, pooled: coarse})
+    names = [node.name for node in lower(program).nodes]
+    assert len(set(names)) == len(names)
+    simulated, integers = run(program, images(16, *SHAPE, seed=5))
+    with torch.inference_mode():
+        fine = materialize(replace(program, edges={k: v for k, v in program.edges.items() if k != pooled}))
+        cost = (simulated - fine(images(16, *SHAPE, seed=5))).square().mean().sqrt()
+    assert float((integers - simulated).square().mean().sqrt()) < 0.3 * float(cost)

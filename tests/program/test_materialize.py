@@ -204,3 +204,11 @@ def test_how_a_tensor_lies_in_memory_is_no_part_of_the_program(channels_last: bo
     module = materialize(Program((3, 8, 8), (node,), {"conv.weight": weight}), channels_last=channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert all(buffer.is_contiguous(memory_format=layout) for buffer in module.buffers())
+
+
+def test_a_shared_edge_takes_the_nearest_level_the_lower_of_two() -> None:
+    spec = EdgeSpec(2, 0, 3, None, None, (-1.0, 0.0, 0.5, 3.0))
+    value = torch.tensor([[-9.0, -0.5, -0.4, 0.25, 0.26, 1.75, 1.76, 9.0]])
+    assert simulate_edge(value, spec).tolist() == [[-1.0, -1.0, 0.0, 0.0, 0.5, 0.5, 3.0, 3.0]]
+    one = EdgeSpec(1, 0, 0, None, None, (0.5,))
+    assert simulate_edge(value, one).unique().tolist() == [0.5]

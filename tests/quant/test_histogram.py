@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qbench.quant.affine import choose_qparams, fake_quantize, integer_grid
-from qbench.quant.histogram import BINS, Histogram, count, entropy_range, mse_range, percentile_range
+from qbench.quant.histogram import BINS, Histogram, count, entropy_range, mse_range, percentile_range, shared_levels
 
 GENERATOR = torch.Generator().manual_seed(0)
 BELL = torch.randn(200_000, generator=GENERATOR)
@@ -90,3 +90,23 @@ def test_entropy_keeps_everything_where_nothing_is_lost() -> None:
     levels = torch.arange(16).repeat(1000).float()
     low, high = entropy_range(histogram(levels), *integer_grid(4))
     assert (low, high) == (0.0, 15.0)
+
+
+def test_shared_levels_are_the_optimum_of_the_bins_with_zero_exact() -> None:
+    # bins of [0, 8): 0.5, 1.5 ... 7.5; most values in the first, as behind a ReLU
+    seen = Histogram(torch.tensor([90.0, 0, 0, 0, 10, 0, 0, 30], dtype=torch.float64), 0.0, 8.0)
+    assert shared_levels(seen, 2) == (0.0, 6.75)  # (10 * 4.5 + 30 * 7.5) / 40; 0.5 gives way to zero
+    assert shared_levels(seen, 3) == shared_levels(seen, 256) == (0.0, 4.5, 7.5)
+    above = Histogram(seen.counts, 1.0, 9.0)
+    assert shared_levels(above, 3) == (1.5, 5.5, 8.5)  # zero is outside: nothing has to be exact
+
+
+def test_shared_levels_have_less_error_than_any_uniform_grid() -> None:
+    values = torch.randn(20_000, generator=torch.Generator().manual_seed(4)).relu()
+    seen = Histogram(count(values, 0.0, float(values.max())), 0.0, float(values.max()))
+    levels = torch.tensor(shared_levels(seen, 8))
+    shared = (values[:, None] - levels).abs().amin(1).square().mean()
+    low, high = mse_range(seen, 0, 7)
+    grid = torch.linspace(low, high, 8)
+    uniform = (values[:, None] - grid).abs().amin(1).square().mean()
+    assert 0.0 in levels and shared < 0.9 * uniform

@@ -251,3 +251,16 @@ def _relu_codes(program: Program, x: torch.Tensor) -> np.ndarray:
     assert edge.scale is not None and edge.zero_point is not None
     steps = np.rint(seen["relu"].double().numpy() / edge.scale) + edge.zero_point
     return np.clip(steps, edge.qmin, edge.qmax) - edge.zero_point
+
+
+@pytest.mark.parametrize(("max_threads", "used"), [(None, 2), (1, 1), (5, 2)])
+def test_threads_are_at_most_those_of_the_run(max_threads: int | None, used: int) -> None:
+    program = trace(Network(BODIES["relu"]).eval(), SHAPE)
+    executable = OnnxRuntime(max_threads=max_threads).prepare(program, threads=2)
+    assert executable.session.get_session_options().intra_op_num_threads == used
+
+
+@pytest.mark.parametrize("max_threads", [0, -1, True])
+def test_no_threads_are_refused(max_threads: int) -> None:
+    with pytest.raises(ValueError, match=f"max_threads={max_threads}: allowed are null"):
+        OnnxRuntime(max_threads=max_threads)

@@ -172,6 +172,8 @@ def test_threads_streams_and_precision_are_those_asked_for() -> None:
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 2 and str(compiled.get_property("NUM_STREAMS")) == "1"
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
     assert "float" in str(compiled.get_property("INFERENCE_PRECISION_HINT")).lower()
+    single = OpenVinoRuntime(max_threads=1).prepare(body("relu"), threads=2).compiled
+    assert single.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:

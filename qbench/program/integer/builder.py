@@ -106,7 +106,10 @@ class Builder:
             return value
         else:
             table = lookup("identity", value.grid, grid, grid.qmin, grid.qmax)
-            self.append(node.name, node.name, (value.name,), table)
+            # a pooling has made codes of its own name already, on the grid of what it reads
+            name = f"{node.name}.requantized" if value.name == node.name else node.name
+            self.append(name, node.name, (value.name,), table)
+            return Codes(name, grid)
         return Codes(node.name, grid)
 
 
@@ -142,6 +145,8 @@ def requantizer(source: str, factor: Tensor, zero_point: int, low: int, high: in
 
 
 def _signed(name: str, spec: EdgeSpec) -> Grid:
+    if spec.levels is not None:
+        raise MethodError(name, "takes shared values of any spacing; integers alone need act_levels=uniform")
     if spec.scale is None or spec.zero_point is None:
         raise MethodError(name, "finds its range while running; integers alone need static ranges")
     if spec.qmax - spec.qmin >= 1 << LARGEST_BITS:

@@ -68,8 +68,10 @@ def why_not(program: Program) -> str | None:
     """Why a program has no ONNX form, naming the node; None if it has one."""
     ops = {node.name: node.op for node in program.nodes}
     for name, spec in program.edges.items():
+        where = f"{name} ({ops.get(name, 'images')})"
+        if spec.levels is not None:
+            return f"{where}: it takes shared values of any spacing, which ONNX has no quantizer for"
         if spec.dynamic:
-            where = f"{name} ({ops.get(name, 'images')})"
             reason = "its range is that of each image, found while running; ONNX has one for a whole batch"
             return f"{where}: {reason}; quantize activations statically"
     return None

@@ -1,0 +1,138 @@
+"""Tables of goals beside what records reached: every region of a document, rebuilt from records and a list of goals.
+
+python -m qbench.report.goals docs/results/accuracy            rewrite README.md from goals.yaml and records/
+python -m qbench.report.goals docs/results/accuracy --check    fail if it is stale
+
+``goals.yaml`` maps the name of a region to ``dataset``, ``model``, ``columns`` (loss or sizes), ``judged_by`` (value,
+or interval: the goal holds for its worse end) and ``rows``. A row has ``what``, ``run`` (the overrides of its command,
+which find its record) and, where there is one, ``goal``: the most points of top-1 it may lose.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qbench.files import write_atomic
+from qbench.record import Record, load_records
+from qbench.report.readme import with_region
+from qbench.report.tables import pipe_table
+
+SHORTHANDS = {"bits": "weight_bits", "act_bits": "act_bits", "method": "method", "runtime": "runtime"}
+
+
+def goals_table(region: Mapping[str, Any], records: Sequence[Record]) -> str:
+    """One Markdown table, a row for each goal; a row whose record is missing says so.
+
+    Args:
+        region: As in the module's docstring.
+        records: Those to find the rows in; one that is not ok counts as missing.
+
+    Raises:
+        ValueError: Several records fit a row equally well; names the row.
+    """
+    rows = []
+    for row in region["rows"]:
+        where = {name: row.get(name, region.get(name)) for name in ("dataset", "model")}
+        found = _record_of(row["run"], where, records)
+        cells = {"what": row["what"], "command": f"`qbench run {row['run']}`"}
+        loss = _loss(found, row.get("goal"), worst=region.get("judged_by") == "interval")
+        sizes = {} if found is None or region.get("columns") != "sizes" else _sizes(found)
+        rows.append({**cells, **loss, **sizes})
+    titles = dict.fromkeys(title for row in rows for title in row)
+    return pipe_table({title: [str(row.get(title, "")) for row in rows] for title in titles}) + "\n"
+
+
+def _record_of(run: str, where: Mapping[str, str], records: Sequence[Record]) -> Record | None:
+    """The record that the overrides describe, of several the one with the fewest parameters of its own."""
+    asked = dict(word.split("=", 1) for word in run.split())
+    asked.setdefault("runtime", "torch")
+    fitting = [
+        record
+        for record in records
+        if record.status == "ok"
+        and all(getattr(record, name) == value for name, value in where.items())
+        and all(_fits(record, key, yaml.safe_load(value)) for key, value in asked.items())
+    ]
+    fitting.sort(key=_extras)
+    if len(fitting) > 1 and _extras(fitting[0]) == _extras(fitting[1]):
+        raise ValueError(f"several records fit {run!r}: {', '.join(record.run_id for record in fitting[:2])}")
+    return fitting[0] if fitting else None
+
+
+def _extras(record: Record) -> int:
+    """How many parameters differ from their defaults."""
+    return len((record.variant or "").split())
+
+
+def _fits(record: Record, key: str, value: Any) -> bool:
+    if key == "experiment":  # it says what dataset and model say
+        return True
+    if key in SHORTHANDS:
+        return bool(getattr(record, SHORTHANDS[key]) == value)
+    found: Any = record.config.get("method", {}).get("params", {})
+    for part in key.removeprefix("method.").split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return False
+        found = found[part]
+    return bool(found == value)
+
+
+def _loss(record: Record | None, goal: float | None, *, worst: bool) -> dict[str, str]:
+    if record is None or record.delta_points is None:
+        return {"goal": _points(goal), "points lost [95 %]": "not run", "file, kB": "", "reached": ""}
+    interval = "" if record.delta_low_points is None or record.delta_high_points is None else (
+        f" [{0.0 - record.delta_high_points:.2f}, {0.0 - record.delta_low_points:.2f}]"
+    )  # fmt: skip
+    judged = record.delta_low_points if worst and record.delta_low_points is not None else record.delta_points
+    return {
+        "goal": _points(goal),
+        "points lost [95 %]": f"{0.0 - record.delta_points:.2f}{interval}",
+        "file, kB": _kilobytes(record.size_bytes),
+        "reached": "" if goal is None else ("yes" if -judged <= goal + 1e-9 else "no"),
+    }
+
+
+def _sizes(record: Record) -> dict[str, str]:
+    return {
+        "float, kB": _kilobytes(record.size_baseline_bytes),
+        "pruned, kB": _kilobytes(record.pruned_bytes),
+        "and quantized, kB": _kilobytes(record.fixed_width_bytes),
+        "and entropy-coded, kB": _kilobytes(record.size_bytes),
+        "ratio": "" if record.compression_ratio is None else f"{record.compression_ratio:.1f}×",
+    }
+
+
+def _points(goal: float | None) -> str:
+    return "" if goal is None else f"{goal:g}"
+
+
+def _kilobytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1000:,.0f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite or check a folder's README.md; 1 if it was stale."""
+    parser = argparse.ArgumentParser(description="Rebuild the tables of goals of a folder's README.md.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is stale")
+    options = parser.parse_args(arguments)
+    records, problems = load_records(options.folder / "records")
+    for problem in problems:
+        print(problem)
+    document = options.folder / "README.md"
+    before = after = document.read_text(encoding="utf-8")
+    for name, region in yaml.safe_load((options.folder / "goals.yaml").read_text(encoding="utf-8")).items():
+        after = with_region(after, goals_table(region, records), name)
+    if options.check:
+        return int(after != before)
+    write_atomic(document, after.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

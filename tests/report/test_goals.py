@@ -1,0 +1,111 @@
+"""Tables of goals are rebuilt from records; those that are committed are not stale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qbench.record import Record
+from qbench.report.goals import goals_table, main
+
+ROOT = Path(__file__).parents[2]
+RUN = "experiment=e method=ptq bits=4 method.rounding=adaround"
+
+
+def record(run_id: str, **changes: Any) -> Record:
+    params = {"rounding": "nearest", "range": "mse", "inner": {"lr": 0.01}, **changes.pop("params", {})}
+    facts: dict[str, Any] = {
+        "status": "ok", "dataset": "cifar10", "model": "vgg16", "method": "ptq", "seed": 0, "runtime": "torch",
+        "weight_bits": 4, "act_bits": 8, "delta_points": -0.4, "delta_low_points": -0.625, "delta_high_points": 0.125,
+        "size_bytes": 2_345_678, "size_baseline_bytes": 9_000_000, "fixed_width_bytes": 3_000_000,
+        "pruned_bytes": 5_000_000, "compression_ratio": 3.837, "config": {"method": {"params": params}},
+    }  # fmt: skip
+    return Record(run_id=run_id, **{**facts, **changes})
+
+
+def region(run: str = RUN, **changes: Any) -> dict[str, Any]:
+    row = {"what": "W4A8", "run": run, "goal": 0.5}
+    return {"dataset": "cifar10", "model": "vgg16", "columns": "loss", "rows": [row], **changes}
+
+
+def cells(table: str) -> list[str]:
+    return [cell.strip() for cell in table.splitlines()[2].strip("|").split("|")]
+
+
+def test_a_row_is_that_of_the_record_its_command_makes() -> None:
+    others = [
+        record("a"),
+        record("b", params={"rounding": "adaround"}, model="resnet20", delta_points=-9.0),
+        record("c", params={"rounding": "adaround"}, weight_bits=8, delta_points=-8.0),
+        record("d", params={"rounding": "adaround"}, runtime="integer", delta_points=-7.0),
+        record("e", params={"rounding": "adaround"}, status="failed", delta_points=None),
+        record("f", params={"rounding": "adaround"}),
+    ]
+    expected = ["W4A8", f"`qbench run {RUN}`", "0.5", "0.40 [-0.12, 0.62]", "2,346", "yes"]
+    assert cells(goals_table(region(), others)) == expected
+    assert cells(goals_table(region(), others[:5])) == ["W4A8", f"`qbench run {RUN}`", "0.5", "not run", "", ""]
+
+
+def test_a_goal_may_hold_for_the_whole_interval() -> None:
+    records = [record("f", params={"rounding": "adaround"})]
+    assert cells(goals_table(region(judged_by="interval"), records))[-1] == "no"
+    strict = region(rows=[{"what": "w", "run": RUN, "goal": 0.39}])
+    assert cells(goals_table(strict, records))[-1] == "no"
+    assert cells(goals_table(region(rows=[{"what": "w", "run": RUN}]), records))[2:] == [
+        "",
+        "0.40 [-0.12, 0.62]",
+        "2,346",
+        "",
+    ]
+
+
+def test_parameters_of_steps_are_found_and_of_several_records_the_plainest_is_taken() -> None:
+    records = [
+        record("a", variant="inner.lr=0.01 range=mse", delta_points=-3.0),
+        record("b", variant="range=mse", delta_points=-1.0),
+    ]
+    plain = goals_table(region("method=ptq method.range=mse"), records)
+    assert "1.00" in plain and "3.00" not in plain
+    assert "not run" in goals_table(region("method=ptq method.inner.lr=0.02"), records)
+    assert "not run" in goals_table(region("method=ptq method.nothing=1"), records)
+    with pytest.raises(ValueError, match="several records fit 'method=ptq': b, c"):
+        goals_table(region("method=ptq"), [*records, record("c", variant="range=mse")])
+
+
+def test_sizes_stand_in_the_order_of_the_steps() -> None:
+    table = goals_table(region(columns="sizes"), [record("f", params={"rounding": "adaround"})])
+    assert cells(table)[-5:] == ["9,000", "5,000", "3,000", "2,346", "3.8×"]
+
+
+def test_the_committed_tables_are_not_stale() -> None:
+    """``make docs`` rebuilds them."""
+    assert main([str(ROOT / "docs/results/accuracy"), "--check"]) == 0
+
+
+def test_goals_and_runs_name_the_same_commands() -> None:
+    """Whoever runs runs.txt gets every row: each goal's method, network and parameters stand in one of its lines."""
+    lines = (ROOT / "docs/results/accuracy/runs.txt").read_text().splitlines()
+    offered = [dict(word.split("=", 1) for word in line.split()) for line in lines if line and line[0] != "#"]
+    goals = yaml.safe_load((ROOT / "docs/results/accuracy/goals.yaml").read_text())
+    for row in (row for one in goals.values() for row in one["rows"]):
+        asked = dict(word.split("=", 1) for word in row["run"].split())
+        assert any(
+            line.keys() >= asked.keys() - {"method.lr"}
+            and all(value in line[key].split(",") for key, value in asked.items() if key in line)
+            for line in offered
+        ), row["run"]
+
+
+def test_a_stale_folder_is_rewritten(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    record("f", params={"rounding": "adaround"}).save(tmp_path / "records")
+    (tmp_path / "goals.yaml").write_text(yaml.safe_dump({"one": region()}))
+    (tmp_path / "README.md").write_text("# A\n\n<!-- one:begin -->\nold\n<!-- one:end -->\nend\n")
+    assert main([str(tmp_path), "--check"]) == 1
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "README.md").read_text()
+    assert "0.40 [-0.12, 0.62]" in text and "old" not in text and text.endswith("end\n")
+    assert main([str(tmp_path), "--check"]) == 0
