@@ -23,7 +23,7 @@ RESULTS := docs/results
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help ready run test test-all lint type fmt bench results results-accuracy docs clean
+.PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,11 @@ test: $(READY) ## the fast tests
 test-all: $(READY) ## every test, minutes
 	$(BIN)/python -m pytest
 
+faults: $(READY) ## a hundred kills, then every other fault three times over; minutes
+	QBENCH_KILLS=100 $(BIN)/python -m pytest -q tests/faults/test_kills.py
+	set -e; for round in 1 2 3; do \
+	  $(BIN)/python -m pytest -q tests/faults --ignore=tests/faults/test_kills.py; done
+
 lint: $(READY) ## rules and formatting, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,6 +71,8 @@ bench: $(READY_BENCH) ## qbench beside other libraries; JSON in docs/results/ben
 	$(BIN)/python benchmarks/data_pipeline.py $(if $(QBENCH_DATA),--data-dir "$(QBENCH_DATA)") --json $(RESULTS)/benchmarks/data_pipeline.json
 	$(BIN)/python benchmarks/ptq.py --adaround --json $(RESULTS)/benchmarks/ptq.json
 	$(BIN)/python benchmarks/fine_tuning.py --json $(RESULTS)/benchmarks/fine_tuning.json
+	$(BIN)/python benchmarks/report.py --json $(RESULTS)/benchmarks/report.json
+	$(BIN)/python benchmarks/sweep.py --json $(RESULTS)/benchmarks/sweep.json
 
 results: export SWEEPS := $(SWEEPS)
 results: export QBENCH_OUTPUTS = outputs/results

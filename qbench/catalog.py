@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qbench.errors import ConfigError
 from qbench.steps import DESCRIPTIVE as DESCRIPTIVE  # named here for those that read YAML files
+from qbench.trust import read_yaml
 
 GROUPS = ("dataset", "model", "method", "train", "runtime", "measure", "experiment")
 COMMON = {
@@ -68,10 +67,7 @@ class Option:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not a readable YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     return content if isinstance(content, dict) else {}
 
 

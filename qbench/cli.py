@@ -22,6 +22,8 @@ usage: qbench VERB [...]
   evaluate FILE dataset=NAME [KEY=VALUE ...]    accuracy of an artefact on a data set's test images
   predict FILE IMAGE... [--json] [--top N]      the classes an artefact sees in image files
   export RUN_OR_FILE --format FORMAT            as onnx, openvino, c or torch; [--output PATH] [--images N]
+  store ls|gc|verify                            what the store has; bound it (--keep-bytes 5GB, --older-than 30d,
+                                                --dry-run); check every entry (--repair); --store DIR
   doctor                                        versions, instruction sets, data sets and store of this machine
   help                                          this text
 
@@ -37,7 +39,7 @@ examples
 
 Keys of a run: bits act_bits seed device threads limit_train limit_test tiny dry data_dir output_dir store_dir
 traceback, and everything in the groups dataset model method train runtime measure.
-Folders: QBENCH_DATA, QBENCH_STORE, QBENCH_OUTPUTS.
+Folders: QBENCH_DATA, QBENCH_STORE, QBENCH_OUTPUTS. Packages that configs may name beside your own: QBENCH_TRUST.
 Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted.
 """
 HYDRA_FLAGS = (
@@ -213,6 +215,12 @@ def _export(words: list[str]) -> int:
     return export(words)
 
 
+def _store(words: list[str]) -> int:
+    from qbench.store_verb import store_verb
+
+    return store_verb(words)
+
+
 def _doctor(words: list[str]) -> int:
     from qbench.doctor import doctor
 
@@ -227,5 +235,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,
+    "store": _store,
     "doctor": _doctor,
 }

@@ -35,6 +35,7 @@ from qbench.refusals import (
 )
 from qbench.resolve import baseline_method, resolve
 from qbench.steps import find
+from qbench.trust import check_yaml, standard_library, target_problems
 
 __all__ = ["Cell", "baseline_method", "compose_cells"]
 NO_VALUES: Mapping[str, Any] = MappingProxyType({})
@@ -151,6 +152,7 @@ def _compose_cell(
         return unrun, [*problems, *error.problems]
     problems += [text for text in misplaced.values() if text is not None]
     problems += composer.experiment_problems(composed["choices"])
+    problems += composer.trust_problems(composed)
     problems += value_problems(composed, defaults)
     always, here = shorthand_problems(composed, defaults, given)
     problems += [*always, *environment_problems(composed, presence)]
@@ -192,6 +194,9 @@ class _Composer:
 
     def __init__(self, config_dir: Path | None) -> None:
         self.config_dir = config_dir
+        if config_dir is not None:
+            for path in sorted(path for group in GROUPS for path in (config_dir / group).rglob("*.yaml")):
+                check_yaml(path)  # before Hydra reads it
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
 
     def compose(self, groups: Sequence[str], values: Mapping[str, Any] = NO_VALUES) -> dict[str, Any]:
@@ -229,6 +234,21 @@ class _Composer:
         keys = _leaves({key: value for key, value in content.items() if key not in ("defaults", *DESCRIPTIVE)})
         found = (key_problem(key, plain) for key in keys)
         return [f"experiment={name}: {text}" for text in found if text is not None]
+
+    def trust_problems(self, composed: Mapping[str, Any]) -> list[str]:
+        """Code that a config may not name, in any option chosen and in the candidates of runtime=auto."""
+        found = []
+        for group in GROUPS[:-1]:
+            found += target_problems(composed[group], f"{group}={composed['choices'][group]}", self.config_dir)
+        named = composed["runtime"].get("candidates")
+        known = options("runtime", self.config_dir)
+        for name in named if isinstance(named, list) else ():
+            if name in known:
+                found += target_problems(known[name].load(), f"runtime={name}", self.config_dir)
+        target = composed["model"].get("target")
+        if isinstance(target, str) and standard_library(target):
+            found.append(f"model.target={target}: is of Python's standard library, which holds no network.")
+        return found
 
     def _compose(self, groups: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
         extra = str(self.config_dir.resolve()).replace("'", "\\'") if self.config_dir else ""

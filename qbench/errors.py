@@ -5,6 +5,7 @@
     ├── DataError              a data set is missing, unreadable or not what it claims to be; exit code 2
     ├── ArtifactError          a file is not a valid artefact (truncated, altered, foreign, too new); exit code 2
     ├── StoreError             a store entry cannot be read or written
+    │   └── NoRoomError        the disk is full, a quota used up, or the file system read-only
     ├── TrainingError          training cannot go on (NaN loss, out of memory)
     ├── MethodError            a method cannot be applied to this network, or had no effect; names the layer
     ├── RuntimeUnavailable     a runtime is not installed or cannot run this artefact
@@ -49,6 +50,10 @@ class ArtifactError(QBenchError):
 
 class StoreError(QBenchError):
     """An entry of the store cannot be read or written."""
+
+
+class NoRoomError(StoreError):
+    """Results cannot be written: no room, or no right to; a sweep stops there."""
 
 
 class TrainingError(QBenchError):

@@ -14,9 +14,10 @@ when the same inputs give another output.
 from __future__ import annotations
 
 import importlib.util
+import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 from qbench.config import AugmentConfig, Choice, DatasetConfig, RunConfig, TrainConfig
 from qbench.files import file_sha256
 from qbench.machine import cpu_model
-from qbench.steps import TARGET, steps
+from qbench.steps import TARGET, flat, steps
 from qbench.store import Store, content_key
 
 TORCH = Choice("torch", "qbench.runtime.torch_runtime.TorchRuntime", {"channels_last": True})
@@ -37,12 +38,17 @@ VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage: its name, what it is about, its key, and whether the store has it."""
+    """One stage: its name, what it is about, its key, and whether the store has it.
+
+    ``kind`` and ``units`` are what its duration depends on; see :mod:`qbench.durations`.
+    """
 
     stage: str
     subject: str
     key: str
     cached: bool
+    kind: str = field(default="", compare=False)
+    units: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
     train = planner.train()
     float_artefact, own_artefact = planner.artefact(train, baseline), planner.artefact(train, config.method)
     choose = planner.choose(own_artefact) if config.runtime.target == AUTO else None
-    runtime = _identity(config.runtime) if choose is None else {"choose": choose.key}
+    runtime = _runtime_identity(config.runtime) if choose is None else {"choose": choose.key}
     score = planner.score(own_artefact, runtime)
     asked = config.measure.latency or config.measure.memory
     profile = planner.profile(float_artefact, own_artefact, runtime) if asked else None
@@ -109,10 +115,13 @@ class _Planner:
         self.store = Store(config.store_dir)
         self.where = {"device": config.device, "threads": config.threads}
         self.data = {"dataset": _dataset_fields(config.dataset), "limit_test": config.limit_test}
+        self.of = f"{config.model.choice.name} on {config.dataset.choice.name}"
+        limits = f"limits {config.limit_train} {config.limit_test}"
+        self.size = f"{limits} {config.device} threads {config.threads} {cpu_model()}"
 
     def train(self) -> PlannedStage:
-        network = f"{self.config.model.choice.name} on {self.config.dataset.choice.name}"
-        return self._planned("train", network, {**_training_fields(self.config), **self.where})
+        fields = {**_training_fields(self.config), **self.where}
+        return self._planned("train", self.of, fields, epochs=self.config.train.epochs)
 
     def artefact(self, train: PlannedStage, method: Choice) -> PlannedStage:
         calibration = {
@@ -122,7 +131,8 @@ class _Planner:
         fields = {"train": train.key, "method": _identity(method), **calibration, **self.where}
         if method.peer is not None:
             fields["packages"] = versions_of(method.peer.packages)
-        return self._planned("quantize", method.title, fields)
+        epochs = flat(method.params).get("epochs")
+        return self._planned("quantize", method.title, fields, method.name, epochs if isinstance(epochs, int) else 1)
 
     def choose(self, made: PlannedStage) -> PlannedStage:
         fields = {
@@ -160,9 +170,14 @@ class _Planner:
         """How to measure, without what says what to compare."""
         return {name: value for name, value in asdict(self.config.measure).items() if name != "agreement"}
 
-    def _planned(self, stage: str, subject: str, fields: dict[str, Any]) -> PlannedStage:
+    def _planned(
+        self, stage: str, subject: str, fields: dict[str, Any], method: str = "", epochs: int = 1
+    ) -> PlannedStage:
         key = content_key(stage, VERSIONS[stage], fields)
-        return PlannedStage(stage, subject, key, self.store.has(stage, key))
+        runtime = fields.get("runtime") or {}
+        how = json.dumps(["auto" if "choose" in runtime else runtime, fields.get("measure")])
+        kind = " ".join(filter(None, [stage, self.of, method, how, self.size]))
+        return PlannedStage(stage, subject, key, self.store.has(stage, key), kind, max(1, epochs))
 
 
 def baseline_of(config: RunConfig, baseline: Choice) -> RunConfig:
@@ -250,6 +265,12 @@ def _split_fields(dataset: DatasetConfig) -> dict[str, Any]:
         "calibration_images": dataset.calibration_images,
         "split_seed": dataset.split_seed,
     }
+
+
+def _runtime_identity(runtime: Choice) -> dict[str, Any]:
+    """The runtime, and the versions of the engines unless it is one of qbench's own: another kernel, another result."""
+    own = runtime.target in (TORCH.target, INTEGER.target)
+    return _identity(runtime) if own else {**_identity(runtime), "packages": versions_of(ENGINES)}
 
 
 def _identity(choice: Choice) -> dict[str, Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 METRICS = ("size", "latency", "energy")
 FORMATS = ("csv", "md", "json", "latex")
+MOST_DRAWN = 1000  # records: more take minutes to draw and are no figure of a paper
 FLAGS = "--html [--output FILE], --pareto size|latency|energy, --format csv|md|json|latex"
 
 
@@ -44,11 +45,15 @@ def report(words: Sequence[str]) -> int:
         ConfigError: The words are wrong, there are no records, or a file cannot be written.
         RuntimeUnavailable: The page is asked for and the library that draws is missing.
     """
-    from qbench.record import load_records
+    from qbench.record import load_for_tables, load_records
 
     asked = _asked(words)
     place = _place(asked.path)
-    records, problems = load_records(place)
+    files: list[bytes] = []
+    if asked.html or asked.metric is not None or asked.form == "json":  # these need all that a record holds
+        records, problems = load_records(place)
+    else:
+        records, files, problems = load_for_tables(place)
     for problem in problems:
         print(f"note: {problem}", file=sys.stderr)
     if not records:
@@ -62,7 +67,7 @@ def report(words: Sequence[str]) -> int:
     elif asked.html:
         _write_page(make_console(), records, place, asked.output)
     else:
-        _rebuild(make_console(), records, place)
+        _rebuild(make_console(), records, files, place)
     return 0
 
 
@@ -95,26 +100,34 @@ def _place(path: Path | None) -> Path:
     return place
 
 
-def _rebuild(console: Console, records: Sequence[Record], place: Path) -> None:
+def _rebuild(console: Console, records: Sequence[Record], files: Sequence[bytes], place: Path) -> None:
     """Print the tables; write them and the figures beside a folder of records."""
     from qbench.report import figures
-    from qbench.report.tables import rich_table, write_tables
+    from qbench.report.tables import MOST_ROWS, rich_table, write_tables
 
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.dataset, record.model), []).append(record)
+    room = MOST_ROWS  # a terminal is no place for thousands of rows
     for _, group in sorted(groups.items()):
-        console.print(rich_table(group))
+        if room > 0:
+            console.print(rich_table(group))
+        room -= len(group)
+    if len(records) > MOST_ROWS:
+        _say(console, f"{len(records):,} records; the files have all of them")
     if place.is_file():
         return
     tables = place.parent / "tables"
     try:
-        drawn = figures.write_figures(records, place.parent / "figures")
+        few = len(records) <= MOST_DRAWN
+        drawn = figures.write_figures(records, place.parent / "figures") if few else []
         if drawn:
             _say(console, f"written: {len(drawn)} figures in {place.parent / 'figures'}")
+        elif not few:
+            _say(console, f"note: figures are drawn of at most {MOST_DRAWN:,} records; --html shows them all")
         elif not figures.available():
             _say(console, f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"')
-        for path in write_tables(records, tables):
+        for path in write_tables(records, tables, files=files):
             _say(console, f"written: {path}")
     except OSError as error:
         raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
-import traceback
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qbench import durations
 from qbench.assess import assess
 from qbench.assets import pin_threads
 from qbench.choose import choose_stage, chosen_runtimes
 from qbench.collect import collect_details
-from qbench.config import Choice, RunConfig, bits_label
+from qbench.config import Choice, RunConfig
 from qbench.details import FOLDER as DETAILS
-from qbench.errors import ConfigError, QBenchError
+from qbench.errors import NoRoomError
 from qbench.exclusive import busy
-from qbench.files import write_atomic
 from qbench.foreign import artifact_of
 from qbench.measure.environment import environment
 from qbench.plan import Plan, PlannedStage, baseline_runtime, compares_with_integers, is_reference, versions_of
 from qbench.progress import Progress
 from qbench.record import Record
+from qbench.rows import OUT_OF_MEMORY, blank_record, failed_record, run_folder
 from qbench.stages import (
     adopt_reference_stage,
     profile_stage,
@@ -35,9 +37,7 @@ from qbench.stages import (
     train_stage,
 )
 from qbench.store import Store
-
-ABOUT_THE_CALL = ("data_dir", "output_dir", "store_dir", "dry", "traceback")  # not about what was run
-
+from qbench.training.memory import memory_errors
 
 ALONE = ("choose", "profile")  # the stages that measure time: they look for others instead of showing themselves
 BUSY_PERCENT = 25.0  # of all processors; above, a timing deserves a warning
@@ -47,46 +47,34 @@ def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
     """Execute what the plan lacks, and write the record (also of a failure) to ``output_dir/records``.
 
     KeyboardInterrupt passes through: finished stages are kept, nothing is recorded.
+
+    Raises:
+        NoRoomError: The record cannot be written; it says what became of the run.
     """
     try:
         record = _execute(config, plan, baseline, progress)
     except Exception as error:
-        record = _failed(config, plan, error)
-    record.save(config.output_dir / "records")
+        record = failed_record(config, plan, error)
+    try:
+        record.save(config.output_dir / "records")
+    except OSError as error:
+        became = f"the run failed ({record.error})" if record.status == "failed" else "its finished stages are kept"
+        raise NoRoomError(
+            f"{config.output_dir / 'records'} cannot be written ({error.strerror or error}), and {became}; "
+            "once it can be, the same command goes on from there"
+        ) from error
     return record
-
-
-def blank_record(config: RunConfig, run_id: str, status: str, error: str | None = None) -> Record:
-    """A record that knows its config and nothing measured."""
-    return Record(
-        run_id=run_id,
-        status=status,
-        error=error,
-        dataset=config.dataset.choice.name,
-        model=config.model.choice.name,
-        method=config.method.name,
-        weight_bits=config.weight_bits,
-        act_bits=config.act_bits,
-        variant=config.method.variant or None,
-        seed=config.seed,
-        runtime=config.runtime.name,
-        device=config.device,
-        threads=config.threads,
-        config=_plain({name: value for name, value in asdict(config).items() if name not in ABOUT_THE_CALL}),
-    )
-
-
-def run_folder(config: RunConfig, run_id: str) -> Path:
-    """Where a run's own files are: readable name, exact id."""
-    bits = bits_label(config.weight_bits, config.act_bits)
-    names = [config.dataset.choice.name, config.model.choice.name, config.method.name, bits, f"s{config.seed}", run_id]
-    return config.output_dir / "runs" / "_".join(filter(None, names))
 
 
 def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
     pin_threads(config.threads)
     made = _Stages(config, plan, progress)
-    trained = made.folder("train", plan.train.key, lambda f: train_stage(config, f, progress))
+    with made.store.in_use((stage.stage, stage.key) for stage in plan.stages):
+        return _run_stages(made, config, plan, baseline, progress)
+
+
+def _run_stages(made: _Stages, config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
+    trained = made.folder(plan.train, lambda f: train_stage(config, f, progress))
     reference = made.artifact(plan.baseline, baseline, trained)
     float_runtime = baseline_runtime(config)
     reference_score = made.score(plan.baseline_score, reference, float_runtime)
@@ -121,30 +109,34 @@ class _Stages:
         self.store = Store(config.store_dir)
         self.choice_facts: Mapping[str, Any] = {}
 
-    def folder(self, stage: str, key: str, action: Callable[[Path], None]) -> Path:
-        def guarded(folder: Path) -> None:
-            with busy():
-                action(folder)
+    def folder(self, planned: PlannedStage, action: Callable[[Path], None]) -> Path:
+        stage, alone = planned.stage, planned.stage in ALONE
 
-        folder, cached = self.store.get_or_make(stage, key, action if stage in ALONE else guarded)
+        def guarded(folder: Path) -> None:
+            fresh, began = not any(folder.iterdir()), time.monotonic()
+            with nullcontext() if alone else busy(), memory_errors(OUT_OF_MEMORY[stage]):
+                action(folder)
+            if fresh:  # else only the rest of it was done
+                durations.note(self.config.store_dir, planned, time.monotonic() - began)
+
+        folder, cached = self.store.get_or_make(stage, planned.key, guarded, planned.subject)
         if not cached:
-            self.progress.line(f"{stage} {key} done")
+            self.progress.line(f"{stage} {planned.key} done")
         return folder
 
     def artifact(self, planned: PlannedStage, method: Choice, trained: Path) -> Path:
         make = partial(quantize_stage, self.config, method, trained, progress=self.progress)
-        return self.folder("quantize", planned.key, lambda folder: make(folder=folder))
+        return self.folder(planned, lambda folder: make(folder=folder))
 
     def score(self, planned: PlannedStage, artifact: Path, runtime: Choice) -> Path:
         make = partial(score_stage, self.config, runtime, artifact_of(artifact).path)
-        return self.folder("score", planned.key, make)
+        return self.folder(planned, make)
 
     def choice(self, own: Path) -> Mapping[int, Choice] | None:
         """What runtime=auto has chosen at each batch size; None with any other runtime."""
         if self.plan.choose is None:
             return None
-        make = partial(choose_stage, self.config, artifact_of(own).path)
-        folder = self.folder("choose", self.plan.choose.key, make)
+        folder = self.folder(self.plan.choose, partial(choose_stage, self.config, artifact_of(own).path))
         self.choice_facts = read_facts(folder)
         return chosen_runtimes(self.config, folder)
 
@@ -152,13 +144,13 @@ class _Stages:
         if self.plan.reference is None:
             return None
         make = partial(reference_stage, self.config, artifact_of(own).path)
-        return self.folder("reference", self.plan.reference.key, make)
+        return self.folder(self.plan.reference, make)
 
     def own_score(self, own: Path, chosen: Mapping[int, Choice] | None, integers: Path | None) -> Path:
         """On the run's runtime; with runtime=auto on the one chosen for the first batch size."""
         if integers is not None and is_reference(self.config.runtime):
             make = partial(adopt_reference_stage, integers, artifact_of(own).path)
-            return self.folder("score", self.plan.score.key, make)
+            return self.folder(self.plan.score, make)
         runtime = self.config.runtime if chosen is None else chosen[self.config.measure.batch_sizes[0]]
         return self.score(self.plan.score, own, runtime)
 
@@ -169,7 +161,7 @@ class _Stages:
             return {}
         files = artifact_of(own).path, artifact_of(reference).path
         make = partial(profile_stage, self.config, *files, float_runtime, chosen=chosen)
-        return read_facts(self.folder("profile", self.plan.profile.key, make))
+        return read_facts(self.folder(self.plan.profile, make))
 
     def forget_contended(self, profile: Mapping[str, Any]) -> None:
         """Figures of a busy machine are shown with a warning this time, and measured again the next."""
@@ -249,23 +241,6 @@ def _without_ratios(record: Record) -> Record:
     )
 
 
-def _failed(config: RunConfig, plan: Plan, error: Exception) -> Record:
-    """A failed run as a record, its traceback in a file; a bad config found late still ends the run as one."""
-    place = run_folder(config, plan.run_id) / "traceback.txt"
-    text = "".join(traceback.format_exception(error))
-    saved: str | None = str(place)
-    try:
-        write_atomic(place, text.encode())
-    except OSError:
-        saved = None
-    expected = isinstance(error, QBenchError)
-    message = " ".join((str(error) if expected else f"{type(error).__name__}: {error}").split())
-    record = blank_record(config, plan.run_id, "failed", message)
-    stages = {f"{stage.stage}:{stage.subject}": stage.key for stage in plan.stages}
-    kind = "config" if isinstance(error, ConfigError) else "expected" if expected else "unexpected"
-    return replace(record, error_kind=kind, traceback=saved, stage_keys=stages, environment=environment())
-
-
 def _copy(source: Path, target: Path) -> None:
     """Link where the file system can, copy elsewhere; whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -275,13 +250,7 @@ def _copy(source: Path, target: Path) -> None:
         os.link(source, temporary)
     except OSError:
         shutil.copyfile(source, temporary)
-    temporary.replace(target)
-
-
-def _plain(value: Any) -> Any:
-    """Paths as text, mappings and tuples as JSON has them."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    try:
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)  # a rename of two names of one file leaves both

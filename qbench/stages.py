@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from qbench.artifact import load, save
@@ -56,6 +57,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file, whole or not at all, readable by whoever may read the folder."""
+    write_atomic(path, to_safetensors(tensors))
+
+
 def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
     """Train the float baseline; leaves the weights of its best validation epoch and its history."""
     data = load_training_data(config)
@@ -72,7 +78,7 @@ def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
         progress=progress,
         label=config.model.choice.name,
     )
-    save_file(outcome.state, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, outcome.state)
     write_facts(
         folder,
         {
@@ -152,7 +158,7 @@ def score_stage(config: RunConfig, runtime: Choice, artifact: Path, folder: Path
     test = load_test_images(config)
     batches = eval_batches(test, SCORE_BATCH, taken.mean, taken.std, "cpu")
     logits = torch.cat([executable(images) for images, _ in batches])
-    save_file({"logits": logits.contiguous(), "labels": test.labels.contiguous()}, folder / PREDICTIONS)
+    write_tensors(folder / PREDICTIONS, {"logits": logits.contiguous(), "labels": test.labels.contiguous()})
     fallbacks = list(getattr(executable, "fallbacks", ()))
     write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test), "fallbacks": fallbacks})
 

@@ -139,6 +139,18 @@ def test_another_machine_or_engine_chooses_anew(monkeypatch: pytest.MonkeyPatch)
     assert len({plan.choose for plan in (before, moved, updated)}) == 3
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch", "integer"])
+def test_another_version_of_an_engine_scores_and_times_anew(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan_of("method=integer", f"runtime={runtime}")
+    real = qbench.plan.version
+    monkeypatch.setattr(qbench.plan, "version", lambda name: "0" if name in qbench.plan.ENGINES else real(name))
+    after = plan_of("method=integer", f"runtime={runtime}")
+    same = runtime in ("torch", "integer")
+    assert (after.score == before.score) is same
+    assert (after.profile == before.profile) is same
+    assert after.quantize == before.quantize and after.baseline_score == before.baseline_score
+
+
 def test_candidates_are_the_runtimes_of_their_yaml_files() -> None:
     runtime = config_of("runtime=auto", "runtime.candidates=[torch,inductor,torch]").runtime
     found = candidates_of(runtime)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from qbench.record import Record, load_record, load_records
+from qbench.files import read_sealed_json, sealed_json
+from qbench.record import NOT_IN_TABLES, Record, load_for_tables, load_record, load_records
 
 RECORD = Record(
     run_id="abc123",
@@ -80,11 +81,12 @@ def test_units_are_in_the_names() -> None:
         ("{", "Expecting property name"),
         ("[]", "list indices must be integers"),
         ("3", "'int' object is not subscriptable"),
+        ('{"format": 0}', "record format 0, this qbench reads 1: another version wrote it"),
         ('{"name": "package"}', "no 'format'"),
-        ('{"format": 99}', "record format 99; this qbench reads 1"),
+        ('{"format": 99}', "record format 99, this qbench reads 1: another version wrote it"),
         ('{"format": 1, "run_id": "x"}', "missing 6 required positional arguments"),
     ],
-    ids=["empty", "cut", "list", "number", "foreign", "newer", "incomplete"],
+    ids=["empty", "cut", "list", "number", "older", "foreign", "newer", "incomplete"],
 )
 def test_what_is_no_record_is_named_and_the_others_are_read(tmp_path: Path, content: str, reason: str) -> None:
     RECORD.save(tmp_path)
@@ -111,5 +113,47 @@ def test_a_file_stands_for_itself(tmp_path: Path) -> None:
 
 def test_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     path = RECORD.save(tmp_path)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "energy_joules": 3.0}))
+    path.write_bytes(sealed_json({**read_sealed_json(path.read_bytes()), "energy_joules": 3.0}))
     assert load_record(path) == RECORD
+
+
+def test_a_record_of_an_earlier_version_has_no_checksum_and_is_read(tmp_path: Path) -> None:
+    path = RECORD.save(tmp_path)
+    content = json.loads(path.read_text())
+    del content["~sha256"]
+    path.write_text(json.dumps(content, indent=1, sort_keys=True))
+    assert load_record(path) == RECORD
+    assert load_for_tables(tmp_path)[0] == [RECORD]
+
+
+@pytest.mark.parametrize("position", [0.02, 0.3, 0.5, 0.8, 0.99])
+@pytest.mark.parametrize("bit", [1, 64])
+def test_a_flipped_bit_is_never_read(tmp_path: Path, position: float, bit: int) -> None:
+    path = RECORD.save(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[int(position * len(data))] ^= bit
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{path.name}: not a record .*(checksum|JSON|decode|Expecting)"):
+        load_record(path)
+    assert load_for_tables(tmp_path)[0] == load_records(tmp_path)[0] == []
+
+
+def test_no_single_bit_changes_what_is_read(tmp_path: Path) -> None:
+    """Every bit of a small sealed file: refused, or, where it hits the seal's own name, the content as it was."""
+    sealed = sealed_json({"top1_percent": 95.5, "run_id": "abc"})
+    for index in range(8 * len(sealed)):
+        data = bytearray(sealed)
+        data[index // 8] ^= 1 << index % 8
+        try:
+            content = read_sealed_json(bytes(data))
+        except ValueError:
+            continue
+        assert (content["top1_percent"], content["run_id"]) == (95.5, "abc")
+
+
+def test_tables_need_not_read_everything(tmp_path: Path) -> None:
+    path = RECORD.save(tmp_path)
+    (brief,), (data,), problems = load_for_tables(tmp_path)
+    emptied = {name: type(getattr(RECORD, name))() for name in NOT_IN_TABLES if name != "memory"}
+    assert brief == replace(RECORD, **emptied, memory=None) and problems == []
+    assert data == path.read_bytes()

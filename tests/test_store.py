@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from calling import ROOT
 
 from qbench.errors import StoreError
-from qbench.files import write_atomic
+from qbench.files import sealed_json, write_atomic
 from qbench.store import MANIFEST, Store, content_key
 
 KEY = "0123456789abcdef"
@@ -115,6 +116,11 @@ def manifest(text: str) -> Callable[[Path], None]:
     return lambda folder: (folder / MANIFEST).write_text(text) and None
 
 
+def swap(path: Path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
 def without_manifest(folder: Path) -> None:
     (folder / MANIFEST).unlink()
 
@@ -130,7 +136,11 @@ DAMAGES = {
     "empty manifest": (manifest(""), "manifest.json: "),
     "manifest of a list": (manifest("[]"), "manifest.json: "),
     "manifest without files": (manifest('{"format": 1}'), "manifest.json: 'files'"),
-    "other format": (manifest('{"format": 2, "files": {}}'), "store format 2, this qbench reads 1"),
+    "files of no kind": (manifest('{"format": 1, "files": [3]}'), "manifest.json: its files are no mapping"),
+    "checksum of the manifest": (
+        lambda folder: swap(folder / MANIFEST, "7000", "7001"),
+        "manifest.json: its content does",
+    ),
     "path in manifest": (manifest('{"format": 1, "files": {"../x": {}}}'), "../x is not a plain file name"),
 }
 
@@ -150,6 +160,53 @@ def test_a_damaged_entry_is_set_aside_and_made_anew(
     assert (folder.parent / f"{KEY}.damaged").is_dir()
     damage(folder)  # a second time: the older remains make room
     assert store.get_or_make("train", KEY, fill) == (folder, False)
+
+
+@pytest.mark.parametrize("found", [0, 2, 17])
+def test_an_entry_of_another_format_is_refused_and_left_alone(store: Store, found: int) -> None:
+    """Two versions of qbench on one store must not take turns in throwing away what the other made."""
+    folder, _ = store.get_or_make("train", KEY, fill)
+    (folder / MANIFEST).write_bytes(sealed_json({"format": found, "content": "whatever it holds"}))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    message = f"store entry {folder} has format {found}, this qbench reads 1: another version of qbench wrote it"
+    with pytest.raises(StoreError, match=re.escape(message)):
+        store.get_or_make("train", KEY, never)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_entry_of_an_earlier_version_is_read(store: Store) -> None:
+    folder, _ = store.get_or_make("train", KEY, fill)
+    content = json.loads((folder / MANIFEST).read_text())
+    for later in ("~sha256", "subject", "seconds"):
+        del content[later]
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1))
+    assert store.get_or_make("train", KEY, never) == (folder, True)
+
+
+def test_a_link_in_place_of_an_entry_is_no_entry(store: Store, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    folder, _ = store.get_or_make("train", KEY, fill)
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    (store.root / "train" / f"{KEY}.partial").symlink_to(elsewhere)
+    before = sorted(path.name for path in elsewhere.iterdir())
+    assert store.get_or_make("train", KEY, fill) == (folder, False)
+    assert not folder.is_symlink() and sorted(path.name for path in elsewhere.iterdir()) == before
+    assert (folder.parent / f"{KEY}.damaged").is_symlink()
+
+
+def test_a_manifest_says_what_it_is_about(store: Store) -> None:
+    folder, _ = store.get_or_make("train", KEY, fill, "small_cnn on digits")
+    content = Store.manifest(folder)
+    assert content["subject"] == "small_cnn on digits" and 0 <= content["seconds"] < 60
+
+
+def test_use_is_marked_by_the_time_of_the_folder(store: Store) -> None:
+    folder, _ = store.get_or_make("train", KEY, fill)
+    os.utime(folder, (1000, 1000))
+    files = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert store.get_or_make("train", KEY, never)[1] and folder.stat().st_mtime > 1_000_000
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == files
 
 
 def test_discard_forgets_an_entry(store: Store) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from qbench.record import Record
-from qbench.report.tables import DIGITS, MARKDOWN, as_json, frame, markdown, selection
+from qbench.report.tables import DIGITS, MARKDOWN, as_json, csv_text, markdown, selection
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -27,18 +27,13 @@ def formatted(records: Sequence[Record], form: str) -> str:
     return WRITERS[form](records)
 
 
-def _csv(records: Sequence[Record]) -> str:
-    text: str = frame(records).to_csv(index=False)
-    return text
-
-
 def latex(records: Sequence[Record]) -> str:
     """The columns of the Markdown table as a ``tabular`` in the style of the package booktabs."""
     table = selection(records)
     numbers = {title for column, title in MARKDOWN.items() if column in DIGITS} | {*_NUMBERS}
     alignment = "".join("r" if title in numbers else "l" for title in table)
-    rows = [" & ".join(map(_escaped, row)) + r" \\" for row in table.to_numpy().tolist()]
-    head = " & ".join(map(_escaped, table.columns)) + r" \\"
+    rows = [" & ".join(map(_escaped, row)) + r" \\" for row in zip(*table.values())]
+    head = " & ".join(map(_escaped, table)) + r" \\"
     lines = [
         "% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", head, r"\midrule", *rows,
         r"\bottomrule", r"\end{tabular}",
@@ -51,5 +46,5 @@ def _escaped(text: str) -> str:
 
 
 WRITERS: Mapping[str, Callable[[Sequence[Record]], str]] = MappingProxyType(
-    {"csv": _csv, "md": markdown, "json": as_json, "latex": latex}
+    {"csv": csv_text, "md": markdown, "json": as_json, "latex": latex}
 )

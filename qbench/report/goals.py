@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from qbench.files import write_atomic
 from qbench.record import Record, load_records
 from qbench.report.readme import with_region
+from qbench.report.tables import pipe_table
 
 SHORTHANDS = {"bits": "weight_bits", "act_bits": "act_bits", "method": "method", "runtime": "runtime"}
 
@@ -43,7 +43,8 @@ def goals_table(region: Mapping[str, Any], records: Sequence[Record]) -> str:
         loss = _loss(found, row.get("goal"), worst=region.get("judged_by") == "interval")
         sizes = {} if found is None or region.get("columns") != "sizes" else _sizes(found)
         rows.append({**cells, **loss, **sizes})
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) + "\n"
+    titles = dict.fromkeys(title for row in rows for title in row)
+    return pipe_table({title: [str(row.get(title, "")) for row in rows] for title in titles}) + "\n"
 
 
 def _record_of(run: str, where: Mapping[str, str], records: Sequence[Record]) -> Record | None:

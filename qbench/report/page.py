@@ -13,15 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from qbench.config import bits_label
 from qbench.details import Details
 from qbench.record import Record, finite
 from qbench.report.comparisons import Comparison, compare
 from qbench.report.figures import charts, pareto_values, sensitivity_values, vega_bundle
 from qbench.report.pareto import METRICS, Front, fronts
-from qbench.report.tables import footnote, frame, sort_records
+from qbench.report.tables import footnote, grid, sort_records
 
 ASSETS = Path(__file__).parent / "page"
 SCRIPTS = ("base", "figures", "table", "overview", "pareto", "comparisons", "run", "evidence", "app")
@@ -114,11 +112,10 @@ def _fitting(record: Record, details: Mapping[str, Details]) -> Details | None:
 
 def _table(ordered: Sequence[Record], commands: Mapping[str, str | None]) -> dict[str, Any]:
     """The CSV's columns and rows, and beside them what each run's bits are called and the command that repeats it."""
-    table = frame(ordered).astype(object)
-    rows = table.where(pd.notna(table), None).to_numpy().tolist()
+    columns, rows = grid(ordered)
     bits = [bits_label(record.weight_bits, record.act_bits) for record in ordered]
     own = [commands.get(record.run_id) for record in ordered]
-    return {"columns": list(table.columns), "rows": rows, "bits": bits, "commands": own}
+    return {"columns": columns, "rows": rows, "bits": bits, "commands": own}
 
 
 def _front(front: Front) -> dict[str, Any]:

@@ -10,11 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from qbench.files import write_atomic
 from qbench.record import Record, load_records
-from qbench.report.tables import footnote, sort_records
+from qbench.report.tables import footnote, pipe_table, sort_records
 
 
 def results_region(records: Sequence[Record]) -> str:
@@ -24,7 +22,8 @@ def results_region(records: Sequence[Record]) -> str:
         own = [r for r in sort_records(records) if (r.dataset, r.model) == (dataset, model) and r.status == "ok"]
         if not own:
             continue
-        table = pd.DataFrame([_row(record) for record in own]).to_markdown(index=False, disable_numparse=True)
+        rows = [_row(record) for record in own]
+        table = pipe_table({title: [row[title] for row in rows] for title in rows[0]})
         parts.append(f"**{model} on {dataset}** ({own[0].n_test:,} test images, seed {own[0].seed})\n\n{table}\n")
     return "\n".join([*parts, footnote(records)])
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -36,7 +38,7 @@ TRAILING = (
     "peak_memory_baseline_bytes", "train_seconds",
     "train_precision", "quantize_seconds", "device", "artifact", "artifact_sha256", "error_kind", "traceback", "run_id",
 )  # fmt: skip
-INTEGERS = tuple(f.name for f in fields(Record) if f.type == "int | None" or f.name == "seed")
+MOST_ROWS = 200  # that the terminal shows; the files have all
 MARKDOWN = {
     "dataset": "data set", "model": "model", "method": "method", "variant": "variant",
     "weight_bits": "w bits", "act_bits": "a bits",
@@ -56,92 +58,115 @@ DIGITS = {"delta_points": 2, "top1_percent": 2, "agreement_percent": 2, "compres
 
 def sort_records(records: Sequence[Record]) -> list[Record]:
     """By data set, model and seed; the float baseline first, then methods by name, most bits first."""
-
-    def order(record: Record) -> tuple[Any, ...]:
-        weight, act = record.weight_bits or 0, record.act_bits or 0
-        first = 0 if record.method == "fp32" else 1
-        return (
-            record.dataset,
-            record.model,
-            record.runtime,
-            record.seed,
-            first,
-            record.method,
-            -weight,
-            -act,
-            record.run_id,
-        )
-
-    return sorted(records, key=order)
+    return sorted(records, key=_order)
 
 
-def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per record, sorted; the columns of the CSV.
+def _order(r: Record) -> tuple[Any, ...]:
+    bits = -(r.weight_bits or 0), -(r.act_bits or 0)
+    return (r.dataset, r.model, r.runtime, r.seed, r.method != "fp32", r.method, *bits, r.run_id)
+
+
+def grid(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
+    """The columns of the CSV, and a row of values for each record, sorted.
 
     Latency at further batch sizes gets columns of its own, and so do the candidates of runtime=auto at every size.
     """
-    rows = []
-    extra: dict[str, None] = {}
-    for record in sort_records(records):
-        row = {name: value for name, value in asdict(record).items() if name in LEADING or name in TRAILING}
-        for one in record.latency[1:]:
-            size = one["batch_size"]
-            for column, value in (("ms_median", one["candidate_ms_median"]), ("ms_iqr", one["candidate_ms_iqr"]),
-                                  ("ratio", one["ratio"]), ("ratio_low", one["ratio_low"]),
-                                  ("ratio_high", one["ratio_high"])):  # fmt: skip
-                name = f"latency_{column}_batch{size}"
-                row[name] = value
-                extra[name] = None
-        for one in record.candidates:
-            size = one["batch_size"]
-            row[name := f"candidate_ms_{one['runtime']}_batch{size}"] = one["ms_median"]
-            extra[name] = None
-            if one["chosen"] and size != record.candidates[0]["batch_size"]:
-                row[name := f"runtime_chosen_batch{size}"] = one["runtime"]
-                extra[name] = None
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=[*LEADING, *extra, *TRAILING])
-    for name in INTEGERS:
-        if name in table:
-            table[name] = table[name].astype("Int64")  # keeps whole numbers whole beside missing ones
-    return table
+    ordered = sort_records(records)
+    further = [_further(record) for record in ordered]
+    extra = list(dict.fromkeys(name for row in further for name in row))
+    leading, trailing = attrgetter(*LEADING), attrgetter(*TRAILING)
+    rows = [
+        [*leading(record), *(row.get(name) for name in extra), *trailing(record)]
+        for record, row in zip(ordered, further)
+    ]
+    return [*LEADING, *extra, *TRAILING], rows
 
 
-def write_tables(records: Sequence[Record], folder: Path, name: str = "results") -> list[Path]:
-    """Write ``results.csv``, ``results.md`` and ``results.json``; returns their paths."""
-    table = frame(records)
-    contents = {
-        "csv": table.to_csv(index=False),
-        "md": markdown(records),
-        "json": as_json(records),
+def csv_text(records: Sequence[Record]) -> str:
+    """One row per record, sorted."""
+    columns, rows = grid(records)
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([columns, *rows])
+    return stream.getvalue()
+
+
+def _further(record: Record) -> dict[str, Any]:
+    """The columns that a record brings beside the usual ones."""
+    row: dict[str, Any] = {}
+    for one in record.latency[1:]:
+        size = one["batch_size"]
+        row[f"latency_ms_median_batch{size}"] = one["candidate_ms_median"]
+        row[f"latency_ms_iqr_batch{size}"] = one["candidate_ms_iqr"]
+        for column in ("ratio", "ratio_low", "ratio_high"):
+            row[f"latency_{column}_batch{size}"] = one[column]
+    for one in record.candidates:
+        size = one["batch_size"]
+        row[f"candidate_ms_{one['runtime']}_batch{size}"] = one["ms_median"]
+        if one["chosen"] and size != record.candidates[0]["batch_size"]:
+            row[f"runtime_chosen_batch{size}"] = one["runtime"]
+    return row
+
+
+def write_tables(
+    records: Sequence[Record], folder: Path, name: str = "results", files: Sequence[bytes] | None = None
+) -> list[Path]:
+    """Write ``results.csv``, ``results.md`` and ``results.json``; returns their paths.
+
+    Args:
+        records: The rows.
+        folder: Where to.
+        name: Of the files.
+        files: What each record's own file holds, in the same order; it goes into the JSON as it is.
+    """
+    if files is None:
+        files = [f"{json.dumps(vars(record), default=str)}\n".encode() for record in records]
+    ordered = [data for _, data in sorted(zip(records, files), key=lambda pair: _order(pair[0]))]
+    separated = (piece for data in ordered for piece in (b",", data))
+    contents: dict[str, bytes | list[bytes]] = {
+        "csv": csv_text(records).encode(),
+        "md": markdown(records).encode(),
+        "json": [b"[\n", *itertools.islice(separated, 1, None), b"]\n"],
     }
     paths = []
     for suffix, text in contents.items():
         path = folder / f"{name}.{suffix}"
-        write_atomic(path, text.encode())
+        write_atomic(path, text, durable=False)  # made again from the records at any time
         paths.append(path)
     return paths
 
 
 def as_json(records: Sequence[Record]) -> str:
     """The whole records, sorted."""
-    return json.dumps([asdict(record) for record in sort_records(records)], indent=1, default=str) + "\n"
+    return json.dumps([vars(record) for record in sort_records(records)], indent=1, default=str) + "\n"
 
 
 def markdown(records: Sequence[Record]) -> str:
     """A table for people, with a note on what its columns mean and where its numbers were measured."""
     if not records:
         return "No records.\n"
-    table = selection(records).map(lambda text: text.replace("|", "\\|"))
-    return table.to_markdown(index=False, disable_numparse=True) + "\n\n" + footnote(records)
+    columns = {title: [cell.replace("|", "\\|") for cell in cells] for title, cells in selection(records).items()}
+    return pipe_table(columns) + "\n\n" + footnote(records)
 
 
-def selection(records: Sequence[Record]) -> pd.DataFrame:
-    """The columns for people as text, sorted; those that are empty in every row are left out."""
-    shown = pd.DataFrame(
-        [{title: _cell(r, column) for column, title in MARKDOWN.items()} for r in sort_records(records)]
-    )
-    return shown[[title for title in shown if shown[title].astype(bool).any()]]
+def selection(records: Sequence[Record]) -> dict[str, list[str]]:
+    """The columns for people as text, sorted, by heading; those that are empty in every row are left out."""
+    ordered = sort_records(records)
+    columns = {title: [_cell(r, column) for r in ordered] for column, title in MARKDOWN.items()}
+    return {title: cells for title, cells in columns.items() if any(cells)}
+
+
+def pipe_table(columns: Mapping[str, Sequence[str]]) -> str:
+    """A Markdown table of left-aligned columns, by heading; padded so that it can be read as it is.
+
+    What tabulate's ``pipe`` makes, without looking for numbers in every cell.
+    """
+    padded = []
+    for heading, cells in columns.items():
+        width = max(len(heading) + 2, *map(len, cells))
+        padded.append([heading.ljust(width), "", *(cell.ljust(width) for cell in cells)])
+    rows = [f"| {' | '.join(cells)} |" for cells in zip(*padded)]
+    rows[1] = "|".join(["", *(":" + "-" * (len(column[0]) + 1) for column in padded), ""])
+    return "\n".join(rows)
 
 
 def footnote(records: Sequence[Record]) -> str:
@@ -164,8 +189,11 @@ def footnote(records: Sequence[Record]) -> str:
 
 
 def rich_table(records: Sequence[Record], title: str | None = None) -> Table:
-    """The terminal's table. What is the same in every row moves to the title; errors and warnings stand below."""
-    ordered = sort_records(records)
+    """The terminal's table. What is the same in every row moves to the title; errors and warnings stand below.
+
+    Of very many records it has the first ``MOST_ROWS``, and says how many there are.
+    """
+    ordered = sort_records(records)[:MOST_ROWS]
     values = {name: {getattr(r, name) for r in ordered} - {None} for name in ("dataset", "model", "seed")}
     kernels = {r.latency_kind for r in ordered} - {None}
     sizes = {r.batch_size for r in ordered} - {None}
@@ -175,7 +203,7 @@ def rich_table(records: Sequence[Record], title: str | None = None) -> Table:
     table = Table(
         title=escape(title or ", ".join(common)),
         title_justify="left",
-        caption=escape("\n".join(_notes(ordered, varied))) or None,
+        caption=escape("\n".join([*_notes(ordered, varied), *_left_out(len(records))])) or None,
         caption_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
@@ -210,6 +238,10 @@ def _notes(records: Sequence[Record], varied: Sequence[str]) -> list[str]:
             bits = bits_label(r.weight_bits, r.act_bits)
             lines.append(f"{' '.join(filter(None, [*names, r.method, r.variant, bits]))}: {text}")
     return lines
+
+
+def _left_out(total: int) -> list[str]:
+    return [f"{MOST_ROWS} of {total:,} rows; results.csv has all"] if total > MOST_ROWS else []
 
 
 def _terminal_cells(r: Record) -> list[str]:

@@ -11,9 +11,8 @@ from qbench.errors import TrainingError
 
 
 @contextmanager
-def memory_errors() -> Iterator[None]:
+def memory_errors(advice: str = "out of memory while training: lower train.batch_size") -> Iterator[None]:
     """Turn running out of memory into a TrainingError that says what to do."""
-    advice = "out of memory while training: lower train.batch_size"
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:

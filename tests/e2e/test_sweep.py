@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from calling import QUICK, Bench, Finished
+from faults.procs import agree, in_folder, results
 
 from qbench.artifact import load
 from qbench.data.augment import eval_batches
@@ -19,35 +20,12 @@ from qbench.data.synthetic import Synthetic
 from qbench.files import file_sha256
 from qbench.program.encodings import Affine, Float
 from qbench.program.materialize import materialize
-from qbench.record import load_records
 
 SWEEP = ("run", "-m", *QUICK, "method=fp32,linear", "bits=8,4")
-TIMES = ["train_seconds", "quantize_seconds", "artifact"]
-
-
-def in_folder(bench: Bench, name: str) -> Bench:
-    """The same command line with a store and an output folder below ``name``."""
-    return Bench(bench.home / name, bench.capture)
 
 
 def words(bench: Bench, *more: str) -> list[str]:
     return [*SWEEP, f"output_dir={bench.outputs}", f"store_dir={bench.store}", *more]
-
-
-def results(bench: Bench) -> pd.DataFrame:
-    return pd.read_csv(bench.outputs / "tables" / "results.csv")
-
-
-def artefacts(bench: Bench) -> dict[str, bytes]:
-    return {path.parent.name: path.read_bytes() for path in bench.outputs.glob("runs/*/model.qbench")}
-
-
-def agree(left: Bench, right: Bench) -> None:
-    """All but time and place: every column, every byte of every artefact, no leftovers."""
-    pd.testing.assert_frame_equal(results(left).drop(columns=TIMES), results(right).drop(columns=TIMES))
-    assert artefacts(left) == artefacts(right) and artefacts(left)
-    assert load_records(left.outputs / "records")[1] == load_records(right.outputs / "records")[1] == []
-    assert [path for path in right.store.glob("*/*") if path.suffix in (".partial", ".damaged")] == []
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from dataclasses import asdict, replace
@@ -13,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from calling import QUICK, Bench
-from rich.console import Console
 from safetensors.torch import save
 
 import qbench.stages
@@ -24,7 +22,7 @@ from qbench.methods.base import Context
 from qbench.methods.linear import Linear
 from qbench.program.graph import Program
 from qbench.record import Record, load_records
-from qbench.sweep import _exit_code
+from qbench.sweep import exit_code
 
 SWEEP = ("run", "-m", *QUICK, "method=linear", "bits=8,4,2")
 
@@ -84,10 +82,10 @@ def test_a_failed_run_is_a_row_and_the_sweep_goes_on(bench: Bench, failing: pyte
     assert text.startswith("Traceback") and "raise sabotaged.error" in text and "wheel | came" in text
     assert "  failed: ValueError: wheel | came off [x]" in done.out
     assert "linear w4: failed: ValueError: wheel | came off [x]" in done.out  # below the table
-    assert (
-        f"1 of 3 runs failed; run the same command again to repeat just those; tracebacks: {failed.traceback}"
-        in done.out
-    )
+    again = f"qbench run -m {' '.join(QUICK)} method=linear bits=4"
+    assert done.out.splitlines()[-3:] == [
+        f"1 of 3 runs failed; tracebacks: {failed.traceback}", "run just those again with:", f"  {again}",
+    ]  # fmt: skip
     assert "Traceback" not in done.out
     row = table(bench).set_index("run_id").loc[failed.run_id]
     filled = {"status", "error", "error_kind", "traceback", "dataset", "model", "method", "weight_bits", "seed",
@@ -147,7 +145,13 @@ def test_interrupting_keeps_what_is_finished_and_records_nothing_half(
 ) -> None:
     fail_with(KeyboardInterrupt())
     done = bench(*SWEEP)
-    assert done.code == 130 and "interrupted; finished stages are kept" in done.err
+    assert done.code == 130
+    assert done.out.splitlines()[-3:] == [
+        "interrupted; finished stages are kept: 1 of 3 runs are rows of the tables, and "
+        f"{bench.store} has what others had finished (of a training, its last whole epoch)",
+        "go on with:", f"  qbench run -m {' '.join(QUICK)} method=linear bits=8,4,2",
+    ]  # fmt: skip
+    assert table(bench)["weight_bits"].tolist() == [8]
     assert set(records(bench)) == {"linear8"}
     assert [path.name for path in (bench.outputs / "records").iterdir()] == [f"{records(bench)['linear8'].run_id}.json"]
     before = entries(bench)
@@ -382,7 +386,5 @@ def test_a_record_says_what_it_takes_to_trace_its_numbers(bench: Bench) -> None:
     "kinds, code", [((), 0), (("config", "config"), 2), (("config", "unexpected"), 1), (("expected",), 1)], ids=str
 )
 def test_exit_code(kinds: tuple[str, ...], code: int) -> None:
-    blank = Record(run_id="a", status="ok", dataset="d", model="m", method="x", seed=0, runtime="torch")
-    failed = [replace(blank, status="failed", error_kind=kind) for kind in kinds]
-    console = Console(file=io.StringIO(), width=200)
-    assert _exit_code(console, [blank, *failed]) == code
+    blank = Record(run_id="a", status="failed", dataset="d", model="m", method="x", seed=0, runtime="torch")
+    assert exit_code([replace(blank, error_kind=kind) for kind in kinds]) == code

@@ -17,7 +17,7 @@ from qbench.errors import RuntimeUnavailable
 from qbench.record import Record
 from qbench.report.figures import chart, filled
 from qbench.report.page import build_page
-from qbench.report.tables import frame
+from qbench.report.tables import csv_text, grid, sort_records
 
 HOSTILE = "</script><script>window.hacked=1</script><!--DATA--><img src=x onerror=alert(1)>\u2028&amp;"
 
@@ -61,16 +61,16 @@ def test_every_run_is_in_the_page(count: int) -> None:
     data = json.loads(found.scripts["data"])
     assert len(data["table"]["rows"]) == len(data["table"]["bits"]) == count
     assert sum(name.startswith("run-") for name in found.scripts) == count
-    assert data["table"]["columns"] == list(frame(records).columns)
+    assert data["table"]["columns"] == grid(records)[0]
     assert sorted(filter(None, data["table"]["commands"])) == ["qbench run x"]
     place = data["table"]["columns"].index("run_id")
-    assert [row[place] for row in data["table"]["rows"]] == frame(records)["run_id"].tolist()
+    assert [row[place] for row in data["table"]["rows"]] == [record.run_id for record in sort_records(records)]
 
 
 def test_the_rows_are_those_of_the_csv() -> None:
     records = many(40)
     data = json.loads(Parsed(build_page(records)).scripts["data"])
-    rows = list(csv.DictReader(io.StringIO(frame(records).to_csv(index=False))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(records))))
     for row, expected in zip(data["table"]["rows"], rows, strict=True):
         for name, value in zip(data["table"]["columns"], row, strict=True):
             text = expected[name]

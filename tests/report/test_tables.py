@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from qbench.record import Record
-from qbench.report.tables import frame, markdown, rich_table, sort_records, write_tables
+from qbench.report.tables import MOST_ROWS, csv_text, markdown, pipe_table, rich_table, sort_records, write_tables
 
 FLOAT = Record(
     run_id="f0", status="ok", dataset="digits", model="small_cnn", method="fp32", seed=0, runtime="torch", threads=2,
@@ -126,9 +126,9 @@ def test_csv_has_the_promised_columns_and_no_invented_zeros(tmp_path: Path) -> N
 
 
 def test_csv_keeps_whole_numbers_whole_and_the_batch_sizes_apart() -> None:
-    text = frame(ALL).to_csv(index=False)
+    text = csv_text(ALL)
     assert "109716," in text and "109716.0" not in text and ",4.0," not in text
-    table = frame([FLOAT, FAILED])
+    table = pd.read_csv(io.StringIO(csv_text([FLOAT, FAILED])))
     assert table["latency_ms_median_batch32"].iloc[0] == 1.5 and table["latency_ratio_batch32"].isna().iloc[1]
     assert table["weight_bits"].isna().iloc[0] and table["weight_bits"].iloc[1] == 2
 
@@ -166,6 +166,36 @@ def test_json_has_everything(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert [record["run_id"] for record in content] == ["f0", "k16", "k4", "l48", "l2"]
     assert content[0]["environment"]["torch"] == "2.12.0" and content[0]["latency"][1]["batch_size"] == 32
+
+
+def test_json_takes_the_files_of_records_as_they_are(tmp_path: Path) -> None:
+    paths = [one.save(tmp_path / "records") for one in ALL]
+    *_, path = write_tables(ALL, tmp_path, files=[each.read_bytes() for each in paths])
+    content = json.loads(path.read_text())
+    assert [record["run_id"] for record in content] == ["f0", "k16", "k4", "l48", "l2"]
+    (first,) = (json.loads(each.read_text()) for each in paths if each.stem == "f0")
+    assert content[0] == first and content[0]["latency"][1]["batch_size"] == 32
+
+
+def test_a_markdown_table_is_the_one_tabulate_makes() -> None:
+    columns = {"a": ["x", "", "a longer cell"], "a long heading": ["1", "-2.50", ""], "Δ": ["", "", "é|"]}
+    rows = [dict(zip(columns, cells)) for cells in zip(*columns.values())]
+    assert pipe_table(columns) == pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def test_a_csv_says_what_pandas_would(tmp_path: Path) -> None:
+    odd = replace(FAILED, error='quoted "text", commas\nand lines', loss=1e-07, dataset="übung")
+    text = csv_text([odd, FLOAT])
+    again = pd.read_csv(io.StringIO(text))
+    assert again["error"].dropna().tolist() == [odd.error] and again["loss"].dropna().tolist() == [1e-07]
+    assert again["dataset"].tolist() == ["digits", "übung"] and again.shape[0] == 2
+
+
+def test_the_terminal_shows_the_first_rows_of_very_many() -> None:
+    many = [replace(FLOAT, run_id=f"{number:04}", seed=number) for number in range(MOST_ROWS + 50)]
+    shown = rendered(many)
+    assert rich_table(many).row_count == MOST_ROWS and f"{MOST_ROWS} of {len(many)} rows; results.csv has all" in shown
+    assert not any(line.split()[:2] == [str(MOST_ROWS), "fp32"] for line in shown)
 
 
 GOLDEN = """

@@ -1,0 +1,51 @@
+"""The command lines that run a sweep, or some of its cells, again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Block = tuple[tuple[str, ...], ...]  # for each override of the command, in order: the values it takes
+
+
+@dataclass(frozen=True)
+class Command:
+    """``qbench run`` as it was given."""
+
+    overrides: tuple[str, ...]
+    config_dir: str | None
+    multirun: bool
+
+    def __str__(self) -> str:
+        return self._line(self.overrides)
+
+    def only(self, cells: Sequence[Sequence[str]]) -> list[str]:
+        """The fewest commands, one below the other, that run these cells and no others.
+
+        Args:
+            cells: The overrides of each, ``KEY=VALUE``, all with the same keys in the same order.
+        """
+        return [self._line([_sweep(values) for values in block]) for block in blocks(cells)]
+
+    def _line(self, overrides: Sequence[str]) -> str:
+        flags = ["-m"] if self.multirun else []
+        flags += ["--config-dir", self.config_dir] if self.config_dir is not None else []
+        return shlex.join(["qbench", "run", *flags, *overrides])
+
+
+def blocks(cells: Sequence[Sequence[str]]) -> list[Block]:
+    """Cells as few full grids: those that differ in one override alone are taken together, the last override first."""
+    found: list[Block] = [tuple((value,) for value in cell) for cell in dict.fromkeys(map(tuple, cells))]
+    for position in reversed(range(len(found[0]) if found else 0)):
+        merged: dict[tuple[Block, Block], tuple[str, ...]] = {}
+        for block in found:
+            rest = block[:position], block[position + 1 :]
+            merged[rest] = (*merged.get(rest, ()), *block[position])
+        found = [(*before, values, *after) for (before, after), values in merged.items()]
+    return found
+
+
+def _sweep(values: Sequence[str]) -> str:
+    key = values[0].partition("=")[0]
+    return f"{key}={','.join(value.partition('=')[2] for value in values)}"
