@@ -15,7 +15,7 @@ from qbench.compose import compose_cells
 from qbench.config import RunConfig
 from qbench.record import Record, load_records
 from qbench.reproduce import command
-from qbench.runner import ABOUT_THE_CALL, blank_record
+from qbench.rows import ABOUT_THE_CALL, blank_record
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = [record for folder in ("records", "accuracy/records") for record in
