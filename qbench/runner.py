@@ -19,6 +19,7 @@ from qbench.choose import choose_stage, chosen_runtimes
 from qbench.collect import collect_details
 from qbench.config import Choice, RunConfig
 from qbench.details import FOLDER as DETAILS
+from qbench.details import Details
 from qbench.errors import NoRoomError
 from qbench.exclusive import busy
 from qbench.foreign import artifact_of
@@ -44,19 +45,22 @@ BUSY_PERCENT = 25.0  # of all processors; above, a timing deserves a warning
 
 
 def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
-    """Execute what the plan lacks, and write the record (also of a failure) to ``output_dir/records``.
+    """Execute what the plan lacks, and write the record (also of a failure) to ``output_dir/records``, then details.
 
     KeyboardInterrupt passes through: finished stages are kept, nothing is recorded.
 
     Raises:
         NoRoomError: The record cannot be written; it says what became of the run.
     """
+    details: Details | None = None
     try:
-        record = _execute(config, plan, baseline, progress)
+        record, details = _execute(config, plan, baseline, progress)
     except Exception as error:
         record = failed_record(config, plan, error)
     try:
         record.save(config.output_dir / "records")
+        if details is not None:
+            details.save(config.output_dir / DETAILS)
     except OSError as error:
         became = f"the run failed ({record.error})" if record.status == "failed" else "its finished stages are kept"
         raise NoRoomError(
@@ -66,14 +70,16 @@ def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
     return record
 
 
-def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
+def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> tuple[Record, Details]:
     pin_threads(config.threads)
     made = _Stages(config, plan, progress)
     with made.store.in_use((stage.stage, stage.key) for stage in plan.stages):
         return _run_stages(made, config, plan, baseline, progress)
 
 
-def _run_stages(made: _Stages, config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
+def _run_stages(
+    made: _Stages, config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
+) -> tuple[Record, Details]:
     trained = made.folder(plan.train, lambda f: train_stage(config, f, progress))
     reference = made.artifact(plan.baseline, baseline, trained)
     float_runtime = baseline_runtime(config)
@@ -87,18 +93,19 @@ def _run_stages(made: _Stages, config: RunConfig, plan: Plan, baseline: Choice, 
     compared = integers if compares_with_integers(config) else None
     record = assess(record, trained, own, reference, own_score, reference_score, compared)
     record = _with_choice(_with_profile(record, profile), made.choice_facts)
-    collect_details(record, own, reference, own_score, compared).save(config.output_dir / DETAILS)
+    details = collect_details(record, own, reference, own_score, compared)
     made.forget_contended(profile)
     place = run_folder(config, plan.run_id)
     artifact, peer = artifact_of(own), config.method.peer
     for path in artifact.published:
         _copy(path, place / path.name)
-    return replace(
+    record = replace(
         record,
         artifact=str(place / artifact.path.name),
         stage_keys={f"{stage.stage}:{stage.subject}": stage.key for stage in plan.stages},
         environment={**environment(), **(versions_of(peer.packages) if peer is not None else {})},
     )
+    return record, details
 
 
 class _Stages:

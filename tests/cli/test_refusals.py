@@ -195,7 +195,7 @@ def test_unwritable_output_dir(bench: Bench, monkeypatch: pytest.MonkeyPatch, tm
         ("list methds", "list methds: unknown group. Did you mean method?"),
         ("list --config-dir nowhere", "--config-dir nowhere: no such folder."),
         ("report nowhere", "report nowhere: no such folder; run something first (qbench run), or give its records."),
-        ("report a b", "report a b: give one folder or record file, or nothing for outputs/records."),
+        ("report a b", "report a b: give one folder or record file, or nothing for outputs/records; flags:"),
         ("inspect", "inspect: give one artefact, and --baseline FILE to see the error against float weights."),
         ("inspect a b", "inspect: give one artefact, and --baseline FILE to see the error against float weights."),
         ("inspect a --base b", "inspect: give one artefact, and --baseline FILE to see the error"),

@@ -96,6 +96,8 @@ def call(bench: Bench, words: Sequence[str], *hooks: Hook) -> tuple[int, str]:
 def _run(words: list[str], environment: dict[str, str], home: str, sender: Connection, hooks: tuple[Hook, ...]) -> None:
     from qbench.cli import main
 
+    # what a shell starts in the background ignores Ctrl-C, and so would everything forked from it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     tempfile.tempdir = None
     os.chdir(home)
