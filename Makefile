@@ -69,6 +69,7 @@ bench: $(READY_BENCH) ## qbench beside other libraries; JSON in docs/results/ben
 	mkdir -p $(RESULTS)/benchmarks
 	$(BIN)/python benchmarks/kmeans.py --json $(RESULTS)/benchmarks/kmeans.json
 	$(BIN)/python benchmarks/data_pipeline.py $(if $(QBENCH_DATA),--data-dir "$(QBENCH_DATA)") --json $(RESULTS)/benchmarks/data_pipeline.json
+	$(BIN)/python benchmarks/latency.py --json $(RESULTS)/benchmarks/latency.json
 	$(BIN)/python benchmarks/ptq.py --adaround --json $(RESULTS)/benchmarks/ptq.json
 	$(BIN)/python benchmarks/fine_tuning.py --json $(RESULTS)/benchmarks/fine_tuning.json
 	$(BIN)/python benchmarks/report.py --json $(RESULTS)/benchmarks/report.json

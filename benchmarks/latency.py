@@ -10,7 +10,8 @@ interval.
   onnxruntime_static            the file of onnxruntime.quantization.quantize_static, its defaults for x86
   onnxruntime_per_channel       the same with per_channel=True: a scale per output channel, as in qbench's file
   nncf                          the file of nncf.quantize, its defaults, on OpenVINO
-  qbench_onnxruntime, _openvino method=integer, W8A8, on either engine; qbench_auto is the one a race beforehand chose
+  qbench_onnxruntime, _openvino method=integer, W8A8, on either engine; *_single: on one thread whatever the run has.
+                                runtime=auto is the one of these four that a race beforehand chose
   codebook_*                    method=kmeans, 4 bits, centroids on an int8 grid (snap=int8), act_bits=8, on either
 
 Weights are random, for no engine's time depends on them; batch norms get statistics, so that none is an identity.
@@ -67,7 +68,7 @@ ORT = "qbench.runtime.onnxruntime.OnnxRuntime"
 OPENVINO = "qbench.runtime.openvino.OpenVinoRuntime"
 INT8_PEERS = ("onnxruntime_static", "onnxruntime_per_channel", "nncf")
 PEERS = ("torch", "torch_channels_last", "onnxruntime_float", "openvino_float", *INT8_PEERS)
-OURS = ("qbench_onnxruntime", "qbench_openvino")
+OURS = ("qbench_onnxruntime", "qbench_openvino", "qbench_onnxruntime_single", "qbench_openvino_single")
 LOADINGS = 7
 
 
@@ -91,6 +92,8 @@ ENGINES = {
     "nncf": Engine("nncf/model.xml", OPENVINO),
     "qbench_onnxruntime": Engine("int8.qbench", ORT),
     "qbench_openvino": Engine("int8.qbench", OPENVINO),
+    "qbench_onnxruntime_single": Engine("int8.qbench", ORT, {"max_threads": 1}),
+    "qbench_openvino_single": Engine("int8.qbench", OPENVINO, {"max_threads": 1}),
     "codebook_onnxruntime": Engine("codebook.qbench", ORT),
     "codebook_openvino": Engine("codebook.qbench", OPENVINO),
 }
@@ -183,7 +186,7 @@ def cell(workers: dict[str, Worker], batch_size: int, arguments: argparse.Namesp
         **{f"ours_over_{name}": ratio(rounds[name], rounds[_same_engine(name)], settings) for name in INT8_PEERS},
         "auto_over_onnxruntime_float": ratio(rounds["onnxruntime_float"], rounds[auto], settings),
         "auto_over_torch": ratio(rounds["torch"], rounds[auto], settings),
-        "codebook_over_int8": ratio(rounds[auto], rounds[auto.replace("qbench", "codebook")], settings),
+        "codebook_over_int8": ratio(rounds[_two_threads(auto)], rounds[_codebook(auto)], settings),
     }
     return {
         "batch_size": batch_size,
@@ -194,6 +197,14 @@ def cell(workers: dict[str, Worker], batch_size: int, arguments: argparse.Namesp
         "speed_up": compared,
         "ms": rounds,
     }
+
+
+def _two_threads(ours: str) -> str:
+    return ours.removesuffix("_single")
+
+
+def _codebook(ours: str) -> str:
+    return _two_threads(ours).replace("qbench", "codebook")
 
 
 def _same_engine(peer: str) -> str:
@@ -228,6 +239,13 @@ def show(name: str, row: dict[str, Any]) -> None:
         print(f"  {what:30s} {found['ratio']:6.2f}x [{found['low']:.2f}, {found['high']:.2f}]", flush=True)
 
 
+def already_measured(path: Path | None) -> dict[str, Any]:
+    """The networks of an earlier run, which this one adds to: each was one alternated run of its own."""
+    if path is None or not path.exists():
+        return {}
+    return {one["model"]: one for one in json.loads(path.read_text())["networks"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
@@ -242,9 +260,9 @@ def main() -> None:
     if unknown:
         sys.exit(f"--models: no network is called {unknown[0]!r}; there are {', '.join(MODELS)}")
     load_before = os.getloadavg()[0]
-    results = []
+    results = already_measured(arguments.json)
     for name in arguments.models:
-        results.append(measure_model(name, arguments))
+        results[name] = measure_model(name, arguments)
         if arguments.json is not None:
             facts = {
                 "threads": arguments.threads,
@@ -254,7 +272,7 @@ def main() -> None:
                 # Work of other programs before the start, in cores: well below 1 on a quiet machine.
                 "load_before": load_before,
                 "versions": {one: version(one) for one in ("torch", "onnxruntime", "openvino", "nncf")},
-                "networks": results,
+                "networks": list(results.values()),
             }
             arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
 
