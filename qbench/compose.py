@@ -1,4 +1,4 @@
-"""From the words on the command line to validated run configs. Only this module and ``cli`` know Hydra.
+"""From the words on the command line to validated run configs. Beside this, ``hydra_settings`` and ``cli`` know Hydra.
 
 Refusing must be quick and complete: choices, keys and values are checked against the YAML files alone, before torch is
 imported, and every problem found is listed at once.
@@ -10,6 +10,7 @@ import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -83,21 +84,34 @@ def compose_cells(overrides: Sequence[str], config_dir: Path | None = None, mult
     return cells
 
 
+def read_override(text: str) -> Override | str:
+    """One override as Hydra parses it, or what is wrong with it."""
+    try:
+        override = _parser().parse_override(text)
+        if override.get_key_element():
+            return override
+    except HydraException:
+        pass
+    key, given, value = text.partition("=")
+    advice = f" Quote a value with special characters: \"{key}='{value}'\"." if given and key else ""
+    return f"{text!r} cannot be read as KEY=VALUE.{advice}"
+
+
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
+
+
 def _parse(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
     parsed: list[Override] = []
     problems = []
     for text in overrides:
-        try:
-            override = parser.parse_override(text)
-            key = override.get_key_element()
-        except HydraException:
-            key = ""
-        if not key:
-            key, given, value = text.partition("=")
-            advice = f" Quote a value with special characters: \"{key}='{value}'\"." if given and key else ""
-            problems.append(f"{text!r} cannot be read as KEY=VALUE.{advice}")
-        elif "@" in key or key.startswith(("+", "~")):
+        override = read_override(text)
+        if not isinstance(override, Override):
+            problems.append(override)
+            continue
+        key = override.get_key_element()
+        if "@" in key or key.startswith(("+", "~")):
             problems.append(f"{text!r}: only KEY=VALUE for a key that exists; keys are neither added nor deleted.")
         elif key.split(".")[0] == "hydra":
             problems.append(f"{text!r}: settings of Hydra have no effect here; sweeps and folders are qbench's own.")

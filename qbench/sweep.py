@@ -20,7 +20,8 @@ from qbench.compose import Cell, baseline_method, compose_cells
 from qbench.config import RunConfig
 from qbench.console import make_console
 from qbench.durations import estimate
-from qbench.errors import NoRoomError
+from qbench.errors import ConfigError, NoRoomError
+from qbench.hydra_settings import HydraSettings, read_settings, split
 from qbench.plan import Plan, PlannedStage, make_plan
 from qbench.record import Record, load_for_tables
 from qbench.rerun import Command
@@ -57,10 +58,10 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
         NoRoomError: Records or tables cannot be written; what is finished is kept.
     """
     console = make_console()
-    command = Command(tuple(overrides), config_dir, multirun)
     if config_dir is not None:
         sys.path.insert(0, str(Path(config_dir).resolve().parent))  # a package beside the user's YAML folder
-    cells = compose_cells(overrides, Path(config_dir) if config_dir else None, multirun)
+    cells, settings = _composed(overrides, Path(config_dir) if config_dir else None, multirun)
+    command = Command(tuple(overrides), config_dir, multirun, settings.overrides)
     baseline = baseline_method()
     runs: dict[str, _Run] = {}
     for cell in cells:
@@ -79,6 +80,24 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     )
     with _stopped_by_sigterm():
         return _run_all(console, list(runs.values()), skipped, command)
+
+
+def _composed(overrides: Sequence[str], config_dir: Path | None, multirun: bool) -> tuple[list[Cell], HydraSettings]:
+    """The cells and how to run them; everything that is wrong with either is listed at once."""
+    about_the_sweep, about_cells = split(overrides)
+    problems: list[str] = []
+    settings, cells = HydraSettings(), []
+    try:
+        settings = read_settings(about_the_sweep, config_dir, multirun)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        cells = compose_cells(about_cells, config_dir, multirun)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return cells, settings
 
 
 def _run_all(console: Console, runs: Sequence[_Run], skipped: Sequence[Record], command: Command) -> int:
