@@ -54,13 +54,19 @@ class Cell:
     facts: Mapping[str, Any] = field(default_factory=dict)  # of a skipped cell: what its row still says
 
 
-def compose_cells(overrides: Sequence[str], config_dir: Path | None = None, multirun: bool = False) -> list[Cell]:
+def compose_cells(
+    overrides: Sequence[str],
+    config_dir: Path | None = None,
+    multirun: bool = False,
+    default_threads: int | None = None,
+) -> list[Cell]:
     """Expand and validate command-line overrides.
 
     Args:
         overrides: Hydra overrides, e.g. ``["method=kmeans", "bits=8,4"]``.
         config_dir: The user's own config folder, searched beside qbench's.
         multirun: Whether comma lists and ranges expand into several cells.
+        default_threads: ``threads`` of a cell that names none; None takes the physical cores.
 
     Returns:
         One cell per combination, in Hydra's order. In a multirun, a combination its method has no form for is
@@ -69,7 +75,7 @@ def compose_cells(overrides: Sequence[str], config_dir: Path | None = None, mult
     Raises:
         ConfigError: Anything is wrong in a single run, or in a way that no combination survives; lists all problems.
     """
-    composer = _Composer(config_dir)
+    composer = _Composer(config_dir, default_threads)
     presence: dict[str, str | None] = {}
     cells: list[Cell] = []
     problems: dict[str, None] = {}  # as an ordered set: cells of a sweep share most of theirs
@@ -174,6 +180,7 @@ def _compose_cell(
         problems += here
     if problems or here:
         return replace(unrun, skipped="; ".join(here), facts=_facts(composed)), problems
+    composed["threads"] = composed["threads"] or composer.default_threads
     config, notes = resolve(composed, defaults, composer.config_dir)
     if not multirun:
         problems += _bits_problems(composed, config)
@@ -206,8 +213,8 @@ def _facts(composed: Mapping[str, Any]) -> dict[str, Any]:
 class _Composer:
     """Hydra's composition as plain data. It takes a tenth of a second, so cells share that of their options."""
 
-    def __init__(self, config_dir: Path | None) -> None:
-        self.config_dir = config_dir
+    def __init__(self, config_dir: Path | None, default_threads: int | None) -> None:
+        self.config_dir, self.default_threads = config_dir, default_threads
         if config_dir is not None:
             for path in sorted(path for group in GROUPS for path in (config_dir / group).rglob("*.yaml")):
                 check_yaml(path)  # before Hydra reads it
