@@ -69,7 +69,7 @@ def sweep(bench: Bench, folder: Path, *more: str) -> list[str]:
 
 def same(left: Bench, right: Bench) -> None:
     """The same rows but for time and place, and the same bytes of every artefact."""
-    one, other = (results(bench).drop(columns=TIMES) for bench in (left, right))
+    one, other = (results(bench).drop(columns=[*TIMES, "traceback"]) for bench in (left, right))
     pd.testing.assert_frame_equal(one, other)
     assert artefacts(left) == artefacts(right) and artefacts(left)
 
@@ -112,7 +112,8 @@ def test_submitit_makes_the_table_of_one_process(bench: Bench, mine: Path) -> No
     same(basic, several)
 
 
-def test_ray_makes_the_table_of_one_process(bench: Bench, mine: Path) -> None:
+def test_ray_makes_the_table_of_one_process(bench: Bench, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TMPDIR")  # a socket's name has at most 107 characters
     basic, several = in_folder(bench, "basic"), in_folder(bench, "several")
     assert bench(*sweep(basic, mine, "method=linear,kmeans")).code == 0
     done = bench.process(
@@ -135,7 +136,7 @@ def test_a_cell_whose_process_is_killed_is_a_row_and_the_others_go_on(bench: Ben
 
 
 def test_sigterm_ends_the_processes_and_keeps_what_is_done(bench: Bench, mine: Path) -> None:
-    words = ("method=linear,endless", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    words = ("method=linear,endless", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     (mine / "method" / "endless.yaml").write_text("_target_: breaking.Broken\nsummary: waits\nhow: wait\n")
     running = start(bench, sweep(bench, mine, *words))
     wait_until((bench.home / "waiting").exists)
