@@ -31,6 +31,7 @@ from qbench.refusals import (
     environment_problems,
     key_problem,
     shorthand_problems,
+    trainer_problems,
     value_problems,
 )
 from qbench.resolve import baseline_method, resolve
@@ -161,6 +162,7 @@ def _compose_cell(
     if problems or here:
         return replace(unrun, skipped="; ".join(here), facts=_facts(composed)), problems
     config, notes = resolve(composed, defaults, composer.config_dir)
+    problems += trainer_problems(config)
     if not multirun:
         problems += _bits_problems(composed, config)
     name, asked = config.method.name, composed["choices"]["runtime"]

@@ -134,6 +134,21 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class TrainerConfig:
+    """What a float training runs on; the recipe, its batch size and its precision are those of :class:`TrainConfig`.
+
+    Attributes:
+        devices: Processes that train together, each on its share of every batch.
+        accumulate: Parts of that share which are computed one after the other.
+        sync_batch_norm: Batch norms take their statistics from the whole batch, not from each process's part.
+    """
+
+    devices: int = 1
+    accumulate: int = 1
+    sync_batch_norm: bool = False
+
+
+@dataclass(frozen=True)
 class MeasureConfig:
     """What the profile stage measures and how hard it tries; ``agreement`` says when to compare with the integers."""
 
@@ -168,6 +183,7 @@ class RunConfig:
     tiny: bool = False
     dry: bool = False
     traceback: bool = False
+    trainer: TrainerConfig = TrainerConfig()
 
     @property
     def label(self) -> str:
