@@ -1,15 +1,11 @@
-"""A training of seconds, alone or by several processes.
-
-As a process, one that kills itself: ``toy.py CHECKPOINT STATE STEP [KEY=VALUE ...]``.
-"""
+"""A training of seconds; as a process, one that kills itself: ``toy.py CHECKPOINT STATE STEP [KEY=VALUE ...]``."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ from qbench.data.splits import split_training
 from qbench.data.synthetic import Synthetic
 from qbench.models.build import build_model
 from qbench.progress import Progress, SilentProgress
-from qbench.training.distributed import Ranks
 from qbench.training.loop import TrainOutcome, fit
 
 RECIPE = TrainConfig(epochs=3, batch_size=32, lr=0.05, precision="float32")
@@ -49,7 +44,6 @@ def toy_fit(
     augment: AugmentConfig = AUGMENT,
     seed: int = 0,
     trainer: TrainerConfig | None = None,
-    ranks: Ranks | None = None,
     **changes: Any,
 ) -> TrainOutcome:
     return fit(
@@ -62,26 +56,7 @@ def toy_fit(
         checkpoint=checkpoint,
         progress=progress or SilentProgress(),
         trainer=trainer,
-        ranks=ranks,
     )
-
-
-def toy_rank(
-    folder: Path,
-    changes: dict[str, Any],
-    trainer: TrainerConfig,
-    *,
-    ranks: Ranks,
-    device: torch.device,
-    progress: Progress,
-) -> None:
-    """What each of several processes does: train, and leave what rank 0 has of it in ``folder``."""
-    if (folder / "kill").exists() and not ranks.leads:
-        progress = Killer(int((folder / "kill").read_text()))
-    outcome = toy_fit(folder / "checkpoint", progress, trainer=trainer, ranks=ranks, **changes)
-    if ranks.leads:
-        (folder / "history.json").write_text(json.dumps([asdict(stats) for stats in outcome.history]))
-        save_file(outcome.state, folder / "state")
 
 
 class Killer(SilentProgress):
