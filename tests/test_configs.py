@@ -15,7 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from qbench.catalog import COMMON, DESCRIPTIVE, GROUPS, builtin_configs, options
-from qbench.config import MeasureConfig, RunConfig, TrainConfig
+from qbench.config import MeasureConfig, RunConfig, TrainConfig, TrainerConfig
 from qbench.limits import problem_with
 from qbench.steps import flat, flat_limits, steps
 
@@ -125,7 +125,7 @@ def test_target_is_there_and_takes_the_parameters(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in OPTIONS if path not in BUILT], ids=shown)
 def test_options_that_build_nothing_are_the_fields_of_a_dataclass(path: Path) -> None:
-    schema = {"train": TrainConfig, "measure": MeasureConfig}[path.parent.name]
+    schema = {"train": TrainConfig, "trainer": TrainerConfig, "measure": MeasureConfig}[path.parent.name]
     content = load(path)
     assert settable(content) == {field.name for field in dataclasses.fields(schema)}
     assert set(content["limits"]) == settable(content)
@@ -154,6 +154,11 @@ def test_the_default_measure_is_that_of_the_schema() -> None:
     assert {key: content[key] for key in settable(content)} == {**schema, "batch_sizes": list(schema["batch_sizes"])}
 
 
+def test_the_default_trainer_is_that_of_the_schema() -> None:
+    content = load(FOLDER / "trainer" / "default.yaml")
+    assert {key: content[key] for key in settable(content)} == dataclasses.asdict(TrainerConfig())
+
+
 def test_measuring_nothing_measures_nothing() -> None:
     content = load(FOLDER / "measure" / "none.yaml")
     assert content["latency"] is content["memory"] is False
@@ -179,7 +184,7 @@ def test_run_keys_are_the_fields_of_a_run() -> None:
     own = settable(content) - {"defaults", "hydra"}
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     shorthands = {"bits", "act_bits"}  # of the method
-    assert own - shorthands == fields - {"dataset", "model", "method", "train", "runtime", "measure"}
+    assert own - shorthands == fields - {*GROUPS}
     chosen = {group: name for entry in content["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
     assert set(chosen) == set(GROUPS)
     assert all(name is None or name in options(group) for group, name in chosen.items())

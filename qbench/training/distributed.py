@@ -20,13 +20,13 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,12 +83,6 @@ class Ranks:
             yield
 
 
-class Entry(Protocol):
-    """What every process does; a function of a module, because it is sent to them by name."""
-
-    def __call__(self, *arguments: Any, ranks: Ranks, device: torch.device, progress: Progress) -> None: ...
-
-
 def check_devices(devices: int, device: torch.device) -> None:
     """Raise ConfigError unless this machine has as many GPUs as are asked for (processes share a CPU)."""
     there = torch.cuda.device_count() if device.type == "cuda" else devices
@@ -98,7 +92,7 @@ def check_devices(devices: int, device: torch.device) -> None:
 
 
 def run_together(
-    entry: Entry,
+    entry: Callable[..., None],
     arguments: Sequence[Any],
     *,
     devices: int,
@@ -109,7 +103,7 @@ def run_together(
     """Call ``entry(*arguments, ranks=, device=, progress=)`` in as many processes, and wait for them.
 
     Args:
-        entry: What each does.
+        entry: What each does; a function of a module, because it is sent to them by name.
         arguments: The same for all; they are pickled.
         devices: How many processes; on GPUs each has its own, the first ones of the machine.
         device: cpu or cuda.
@@ -150,7 +144,9 @@ def run_together(
                 raise KeyboardInterrupt from error
 
 
-def _in_rank(entry: Entry, arguments: tuple[Any, ...], kind: str, threads: int, sender: Connection) -> None:
+def _in_rank(
+    entry: Callable[..., None], arguments: tuple[Any, ...], kind: str, threads: int, sender: Connection
+) -> None:
     """What runs in each process."""
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device(kind)
@@ -254,7 +250,6 @@ def _failure(error: Any, devices: int) -> Exception:
         ended = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
         return TrainingError(f"{who} {ended}; the same command goes on from the last whole epoch")
     name, _, text = str(told["message"]).partition(": ")
-    error.add_note(str(told["extraInfo"]["py_callstack"])) if hasattr(error, "add_note") else None
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, QBenchError) and kind is not errors.MethodError:
         return kind(text)

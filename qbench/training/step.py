@@ -40,6 +40,6 @@ def accumulate_gradients(
         with ranks.without_exchange(net) if number < accumulate else nullcontext():
             loss = loss_of(batch.part(part))
             # the exchange takes the mean over processes, not the sum
-            (loss * (weight * ranks.count)).backward()  # type: ignore[no-untyped-call]
+            (loss * (weight * ranks.count)).backward()
         total += loss.detach() * weight
     return total
