@@ -65,6 +65,9 @@ class Choice:
         return " ".join(filter(None, [self.name, self.variant, bits]))
 
 
+NO_TRACKER = Choice("none", "qbench.trackers.base.NoTracker")
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """Random changes of training images.
@@ -184,6 +187,7 @@ class RunConfig:
     dry: bool = False
     traceback: bool = False
     trainer: TrainerConfig = TrainerConfig()
+    tracker: Choice = NO_TRACKER
 
     @property
     def label(self) -> str:

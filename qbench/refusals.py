@@ -59,7 +59,7 @@ def value_problems(composed: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     found = problems_in("", top, defaults)
     for group in GROUPS[:-1]:
         of = f"{group}={composed['choices'][group]}"
-        if group in BUILT and not defaults[group].get("_target_"):
+        if group in (*BUILT, "tracker") and not defaults[group].get("_target_"):
             found.append(f"{of}: its YAML names no _target_.")
         found += problems_in(f"{group}.", composed[group], defaults[group], of=of)
     return found + _schema_problems(composed, defaults)

@@ -91,6 +91,7 @@ def resolve(
         tiny=tiny,
         dry=bool(container["dry"]),
         traceback=bool(container["traceback"]),
+        tracker=_choice("tracker", container),
         trainer=TrainerConfig(**{k: v for k, v in container["trainer"].items() if k not in DESCRIPTIVE}),
     )
     return config, (*notes, *_trainer_notes(config))

@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from qbench.compose import Cell, baseline_method, compose_cells
-from qbench.config import RunConfig
+from qbench.config import NO_TRACKER, RunConfig
 from qbench.console import make_console
 from qbench.durations import estimate
 from qbench.errors import NoRoomError
@@ -69,6 +69,7 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
             runs.setdefault(plan.run_id, _Run(cell, cell.config, plan))
     skipped = [_skipped(cell) for cell in cells if cell.config is None]
     any_config = next(iter(runs.values())).config
+    _check_tracker(any_config)
     print_plan(console, [run.plan for run in runs.values()], len(cells), len(skipped), any_config.store_dir)
     for note in dict.fromkeys(note for cell in cells for note in cell.notes):
         console.print(f"note: {note}", markup=False, highlight=False)
@@ -79,6 +80,14 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     )
     with _stopped_by_sigterm():
         return _run_all(console, list(runs.values()), skipped, command)
+
+
+def _check_tracker(config: RunConfig) -> None:
+    """Refuse a tracker that is not installed; torch is imported for that where there is one."""
+    if config.tracker != NO_TRACKER:
+        from qbench.trackers.base import check_tracker
+
+        check_tracker(config.tracker)
 
 
 def _run_all(console: Console, runs: Sequence[_Run], skipped: Sequence[Record], command: Command) -> int:

@@ -24,7 +24,7 @@ FILES = sorted(FOLDER.rglob("*.yaml"))
 GROUP_FILES = [path for path in FILES if path.parent != FOLDER]
 EXPERIMENTS = [path for path in GROUP_FILES if path.parent.name == "experiment"]
 OPTIONS = [path for path in GROUP_FILES if path not in EXPERIMENTS]
-BUILT = [path for path in OPTIONS if path.parent.name in ("dataset", "model", "method", "runtime")]
+BUILT = [path for path in OPTIONS if path.parent.name in ("dataset", "model", "method", "runtime", "tracker")]
 
 
 def shown(path: Path) -> str:
