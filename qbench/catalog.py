@@ -11,7 +11,7 @@ from qbench.errors import ConfigError
 from qbench.steps import DESCRIPTIVE as DESCRIPTIVE  # named here for those that read YAML files
 from qbench.trust import read_yaml
 
-GROUPS = ("dataset", "model", "method", "train", "runtime", "measure", "experiment")
+GROUPS = ("dataset", "model", "method", "train", "trainer", "runtime", "measure", "tracker", "experiment")
 PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")  # how a sweep is run, not what
 COMMON = {
     "dataset": frozenset({"images", "augment", "validation_fraction", "calibration_images", "split_seed"})

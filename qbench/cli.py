@@ -38,7 +38,8 @@ examples
   eval "$(qbench -sc install=bash)"                             completion of groups, options and keys
 
 Keys of a run: bits act_bits seed device threads limit_train limit_test tiny dry data_dir output_dir store_dir
-traceback, and everything in the groups dataset model method train runtime measure.
+traceback, and everything in the groups dataset model method train trainer runtime measure
+tracker.
 Folders: QBENCH_DATA, QBENCH_STORE, QBENCH_OUTPUTS. Packages that configs may name beside your own: QBENCH_TRUST.
 Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted.
 """

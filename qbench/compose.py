@@ -32,6 +32,7 @@ from qbench.refusals import (
     environment_problems,
     key_problem,
     shorthand_problems,
+    trainer_problems,
     value_problems,
 )
 from qbench.resolve import baseline_method, resolve
@@ -40,7 +41,7 @@ from qbench.trust import check_yaml, standard_library, target_problems
 
 __all__ = ["Cell", "baseline_method", "compose_cells"]
 NO_VALUES: Mapping[str, Any] = MappingProxyType({})
-WHOLE_SWEEP = ("output_dir", "dry", "traceback")  # keys that a sweep has once
+WHOLE_SWEEP = ("output_dir", "dry", "traceback", "tracker")  # keys that a sweep has once
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,15 @@ def _expand(parsed: Sequence[Override], multirun: bool) -> list[list[str]]:
     problems = []
     for override in parsed:
         key, text = override.get_key_element(), override.input_line or ""
+        single = key.split(".")[0] in WHOLE_SWEEP
         if not override.is_sweep_override():
             choices.append([text])
         elif not multirun:
             problems.append(f"{text}: several values need a sweep; add -m (qbench run -m ...).")
-        elif isinstance(override.value(), Glob) or key in WHOLE_SWEEP:
+        elif isinstance(override.value(), Glob) or single:
             problems.append(
                 f"{text}: cannot be swept over; "
-                + (f"{key} has one value for the whole sweep." if key in WHOLE_SWEEP else "list the values.")
+                + (f"{key} has one value for the whole sweep." if single else "list the values.")
             )
         else:
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
@@ -182,6 +184,7 @@ def _compose_cell(
         return replace(unrun, skipped="; ".join(here), facts=_facts(composed)), problems
     composed["threads"] = composed["threads"] or composer.default_threads
     config, notes = resolve(composed, defaults, composer.config_dir)
+    problems += trainer_problems(config)
     if not multirun:
         problems += _bits_problems(composed, config)
     name, asked = config.method.name, composed["choices"]["runtime"]

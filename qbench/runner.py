@@ -38,6 +38,7 @@ from qbench.stages import (
     train_stage,
 )
 from qbench.store import Store
+from qbench.trackers.base import log_run
 from qbench.training.memory import memory_errors
 
 ALONE = ("choose", "profile")  # the stages that measure time: they look for others instead of showing themselves
@@ -46,6 +47,8 @@ BUSY_PERCENT = 25.0  # of all processors; above, a timing deserves a warning
 
 def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
     """Execute what the plan lacks, and write the record (also of a failure) to ``output_dir/records``, then details.
+
+    The run's tracker, if it has one, is told afterwards; see :mod:`qbench.trackers.base`.
 
     KeyboardInterrupt passes through: finished stages are kept, nothing is recorded.
 
@@ -95,6 +98,7 @@ def _save(config: RunConfig, record: Record, details: Details | None = None) -> 
             f"{config.output_dir / 'records'} cannot be written ({error.strerror or error}), and {became}; "
             "once it can be, the same command goes on from there"
         ) from error
+    log_run(config, record, details)
 
 
 def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> tuple[Record, Details]:

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from qbench.compose import Cell, baseline_method, compose_cells
+from qbench.config import NO_TRACKER, RunConfig
 from qbench.console import make_console
 from qbench.durations import estimate
 from qbench.errors import ConfigError, NoRoomError
@@ -54,6 +55,7 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     crew = None
     if not is_basic(settings.launcher):
         crew = make_crew(settings.launcher, max(run.config.threads for run in runs.values()))
+    _check_tracker(any_config)
     print_plan(console, [run.plan for run in runs.values()], len(cells), len(skipped), any_config.store_dir)
     for note in dict.fromkeys(note for cell in cells for note in cell.notes):
         console.print(f"note: {note}", markup=False, highlight=False)
@@ -86,6 +88,14 @@ def _composed(overrides: Sequence[str], config_dir: Path | None, multirun: bool)
     if problems:
         raise ConfigError(problems)
     return cells, settings
+
+
+def _check_tracker(config: RunConfig) -> None:
+    """Refuse a tracker that is not installed; torch is imported for that where there is one."""
+    if config.tracker != NO_TRACKER:
+        from qbench.trackers.base import check_tracker
+
+        check_tracker(config.tracker)
 
 
 def _run_all(

@@ -29,6 +29,7 @@ LAYERS = (
         "store",
         "durations",
         "report",
+        "trackers",
         "assets",
         "assess",
         "collect",
@@ -163,6 +164,7 @@ def test_the_rule_refuses_what_it_should() -> None:
         ("data", "progress"): "inputs know their configuration alone",
         ("measure", "models"): "measures see programs",
         ("stages", "compose"): "stages see no command line",
+        ("measure", "trackers"): "what measures tells nobody",
         ("config", "store"): "the ground stands on nothing",
     }
     assert not [pair for pair in refused if allowed(*pair)]

@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 
 from qbench.catalog import COMMON, DESCRIPTIVE, GROUPS, PLUGIN_GROUPS, builtin_configs, options
-from qbench.config import MeasureConfig, RunConfig, TrainConfig
+from qbench.config import MeasureConfig, RunConfig, TrainConfig, TrainerConfig
 from qbench.hydra_settings import read_settings
 from qbench.limits import problem_with
 from qbench.steps import flat, flat_limits, steps
@@ -28,7 +28,7 @@ GROUP_FILES = [path for path in FILES if path.parent != FOLDER]
 EXPERIMENTS = [path for path in GROUP_FILES if path.parent.name == "experiment"]
 OPTIONS = [path for path in GROUP_FILES if path not in EXPERIMENTS]
 PLUGINS = [path for path in OPTIONS if path.parent.parent.name == "hydra"]
-BUILT = [path for path in OPTIONS if path.parent.name in ("dataset", "model", "method", "runtime")]
+BUILT = [path for path in OPTIONS if path.parent.name in ("dataset", "model", "method", "runtime", "tracker")]
 
 
 def shown(path: Path) -> str:
@@ -130,7 +130,7 @@ def test_target_is_there_and_takes_the_parameters(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in OPTIONS if path not in BUILT + PLUGINS], ids=shown)
 def test_options_that_build_nothing_are_the_fields_of_a_dataclass(path: Path) -> None:
-    schema = {"train": TrainConfig, "measure": MeasureConfig}[path.parent.name]
+    schema = {"train": TrainConfig, "trainer": TrainerConfig, "measure": MeasureConfig}[path.parent.name]
     content = load(path)
     assert settable(content) == {field.name for field in dataclasses.fields(schema)}
     assert set(content["limits"]) == settable(content)
@@ -159,6 +159,11 @@ def test_the_default_measure_is_that_of_the_schema() -> None:
     assert {key: content[key] for key in settable(content)} == {**schema, "batch_sizes": list(schema["batch_sizes"])}
 
 
+def test_the_default_trainer_is_that_of_the_schema() -> None:
+    content = load(FOLDER / "trainer" / "default.yaml")
+    assert {key: content[key] for key in settable(content)} == dataclasses.asdict(TrainerConfig())
+
+
 def test_measuring_nothing_measures_nothing() -> None:
     content = load(FOLDER / "measure" / "none.yaml")
     assert content["latency"] is content["memory"] is False
@@ -184,7 +189,7 @@ def test_run_keys_are_the_fields_of_a_run() -> None:
     own = settable(content) - {"defaults", "hydra"}
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     shorthands = {"bits", "act_bits"}  # of the method
-    assert own - shorthands == fields - {"dataset", "model", "method", "train", "runtime", "measure"}
+    assert own - shorthands == fields - {*GROUPS}
     chosen = {group: name for entry in content["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
     assert set(chosen) == set(GROUPS)
     assert all(name is None or name in options(group) for group, name in chosen.items())
