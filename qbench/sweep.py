@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,10 @@ from qbench.store import content_key
 
 INTERRUPTED = 130
 LONGEST_PLAN = 100  # stages shown one by one; of more, how many there are
+
+
+# prints the row that each cell became, by the cell's overrides; cells that were not reached are not among them
+Show = Callable[[Console, Mapping[tuple[str, ...], Record]], None]
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,49 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
         ConfigError: The overrides are wrong; nothing ran.
         NoRoomError: Records or tables cannot be written; what is finished is kept.
     """
-    console = make_console()
     command = Command(tuple(overrides), config_dir, multirun)
-    if config_dir is not None:
-        sys.path.insert(0, str(Path(config_dir).resolve().parent))  # a package beside the user's YAML folder
+    import_beside(config_dir)
     cells = compose_cells(overrides, Path(config_dir) if config_dir else None, multirun)
+    return run_cells(cells, command)
+
+
+def import_beside(config_dir: str | None) -> None:
+    """Let configs name the modules of a package beside the user's YAML folder."""
+    if config_dir is not None:
+        sys.path.insert(0, str(Path(config_dir).resolve().parent))
+
+
+def run_cells(cells: Sequence[Cell], command: Command, show: Show | None = None) -> int:
+    """Print the plan of cells, of one sweep or of several, run what it lacks and show what became of them.
+
+    Args:
+        cells: At least one of them has a config; cells that mean the same run are run once.
+        command: What asked for them, for advice on how to go on.
+        show: Prints the results once all runs ended or were stopped; None prints a table of them.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        NoRoomError: Records or tables cannot be written; what is finished is kept.
+    """
+    console = make_console()
     baseline = baseline_method()
     runs: dict[str, _Run] = {}
+    run_ids: dict[tuple[str, ...], str] = {}
+    skipped: dict[str, Record] = {}
     for cell in cells:
-        if cell.config is not None:
+        if cell.config is None:
+            record = _skipped(cell)
+            skipped[record.run_id] = record
+            run_ids[cell.overrides] = record.run_id
+        else:
             plan = make_plan(cell.config, baseline)
             runs.setdefault(plan.run_id, _Run(cell, cell.config, plan))
-    skipped = [_skipped(cell) for cell in cells if cell.config is None]
+            run_ids[cell.overrides] = plan.run_id
     any_config = next(iter(runs.values())).config
-    print_plan(console, [run.plan for run in runs.values()], len(cells), len(skipped), any_config.store_dir)
+    num_skipped = sum(cell.config is None for cell in cells)
+    print_plan(console, [run.plan for run in runs.values()], len(cells), num_skipped, any_config.store_dir)
     for note in dict.fromkeys(note for cell in cells for note in cell.notes):
         console.print(f"note: {note}", markup=False, highlight=False)
     if any_config.dry:
@@ -77,21 +110,36 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
+    outcome = _Outcome(records=list(skipped.values()))
     with _stopped_by_sigterm():
-        return _run_all(console, list(runs.values()), skipped, command)
+        return _run_all(console, list(runs.values()), outcome, command, show or _show_table, run_ids)
 
 
-def _run_all(console: Console, runs: Sequence[_Run], skipped: Sequence[Record], command: Command) -> int:
-    from qbench.report.tables import rich_table, write_tables
+def _show_table(console: Console, records: Mapping[tuple[str, ...], Record]) -> None:
+    from qbench.report.tables import rich_table
+
+    rows = {record.run_id: record for record in records.values()}
+    if rows:
+        console.print(rich_table(list(rows.values())))
+
+
+def _run_all(
+    console: Console,
+    runs: Sequence[_Run],
+    outcome: _Outcome,
+    command: Command,
+    show: Show,
+    run_ids: Mapping[tuple[str, ...], str],
+) -> int:
+    from qbench.report.tables import write_tables
 
     output_dir = runs[0].config.output_dir
-    outcome = _Outcome(records=[*skipped])
     try:
         _run_each(console, runs, outcome)
     except KeyboardInterrupt:
         outcome.interrupted = True
-    if outcome.records:
-        console.print(rich_table(outcome.records))
+    rows = {record.run_id: record for record in outcome.records}
+    show(console, {overrides: rows[run_id] for overrides, run_id in run_ids.items() if run_id in rows})
     everything, files, problems = load_for_tables(output_dir / "records")
     for problem in problems:
         console.print(f"note: {problem}", markup=False, highlight=False, soft_wrap=True)
