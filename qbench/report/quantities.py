@@ -18,7 +18,7 @@ class Quantity:
     Args:
         of: The value; None where the record has none.
         digits: Behind the point, in text.
-        absent: Why a record may have none.
+        absent: Why a record may have none; nothing where that needs no saying.
         bounds: Names of the record's fields with its 95 % interval, for a single seed.
         over: What that interval is over.
         signed: Written with its sign.
@@ -42,6 +42,10 @@ def _times(field: str, factor: float) -> Callable[[Record], float | None]:
         return None if value is None else float(value) * factor
 
     return of
+
+
+def _delta(record: Record) -> float | None:
+    return None if record.method == "fp32" else record.delta_points  # which is what the others are compared with
 
 
 def _saved_MB(record: Record) -> float | None:
@@ -69,15 +73,15 @@ QUANTITIES = {
     ),
     "top5_percent": Quantity(_times("top5_percent", 1)),
     "delta_points": Quantity(
-        _times("delta_points", 1), bounds=("delta_low_points", "delta_high_points"), signed=True, with_interval=True
+        _delta, absent="", bounds=("delta_low_points", "delta_high_points"), signed=True, with_interval=True
     ),
     "size_MB": Quantity(_times("size_bytes", 1 / MEGA), 3),
     "tensors_kB": Quantity(_tensors_kB, 1),
     "saved_MB": Quantity(_saved_MB, 3),
     "ratio": Quantity(_times("compression_ratio", 1)),
     "bits_per_weight": Quantity(_times("bits_per_weight", 1)),
-    "sparsity_percent": Quantity(_times("sparsity_percent", 1), 1, "nothing is pruned"),
-    "sqnr_db": Quantity(_times("sqnr_db", 1), 1, "the weights are those of the float network"),
+    "sparsity_percent": Quantity(_times("sparsity_percent", 1), 1, ""),
+    "sqnr_db": Quantity(_times("sqnr_db", 1), 1, ""),
     "parameters": Quantity(_times("parameters", 1), 0),
     "effective_parameters": Quantity(_times("effective_parameters", 1), 0),
     "bops_G": Quantity(_times("bops", 1 / GIGA), 1),

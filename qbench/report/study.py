@@ -12,7 +12,7 @@ A YAML of ``configs/study/`` reads, with every list of overrides as one text:
     notes                  where our numbers differ from the source's, and why
 
 A column has a ``title``, a ``value`` (qbench.report.quantities), the ``run`` it is of (by default the row's first; of
-several names the first that the row has), and, where it needs them: ``less_than``, the run it is given in percent below;
+several names the first that the row has), and, where it needs them: ``less_than``, the run that it is percents below;
 ``minus``, the run it is compared with; ``trained: true`` where it says nothing about random weights.
 """
 
@@ -155,6 +155,7 @@ def study_of(name: str, content: Mapping[str, Any]) -> Study:
     claim = content.get("claim")
     if claim is not None:
         _check(claim, f"study {name}: claim", ("says", "because"))
+    examples = enumerate(content.get("examples") or ())
     study = Study(
         name=name,
         summary=str(content["summary"]),
@@ -162,11 +163,9 @@ def study_of(name: str, content: Mapping[str, Any]) -> Study:
         parts=tuple(_part(part, f"study {name}: parts.{n}") for n, part in enumerate(content["parts"])),
         overrides=_words(content.get("overrides")),
         tiny=_words(content.get("tiny")),
-        examples=tuple(
-            _example(one, f"study {name}: examples.{n}") for n, one in enumerate(content.get("examples", ()))
-        ),
+        examples=tuple(_example(one, f"study {name}: examples.{n}") for n, one in examples),
         claim=None if claim is None else Claim(str(claim["says"]), str(claim["because"])),
-        notes=tuple(map(str, content.get("notes", ()))),
+        notes=tuple(map(str, content.get("notes") or ())),
     )
     names = [row.name for row in study.rows]
     if twice := sorted({one for one in names if names.count(one) > 1}):

@@ -145,7 +145,7 @@ def figure(column: Column, one: RowRuns, compared: Answers) -> Figure:
 
 
 def _absent(why: str) -> Figure:
-    return Figure("n/a", why=why)
+    return Figure("n/a" if why else "", why=why)
 
 
 def _why_not_made(records: Sequence[Record]) -> str:
