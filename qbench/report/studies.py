@@ -118,12 +118,17 @@ def rows_of(sheet: Sheet) -> dict[str, list[str]]:
     rows: list[list[str]] = []
     for line in sheet.lines:
         if line.source is not None and any(value is not None for value in line.source):
-            rows.append([line.label, SOURCE, *map(_said, line.source), "", ""])
-        n = max((one.n for one in line.figures), default=0)
-        over = dict.fromkeys(one.over for one in line.figures if one.over and "[" in one.text)
-        rows.append([line.label, OURS, *(one.text for one in line.figures), str(n or ""), ", ".join(over)])
-    headings = ["", "by", *sheet.columns, "seeds", "intervals over"]
+            rows.append([line.label, SOURCE, *map(_said, line.source), ""])
+        rows.append([line.label, OURS, *(one.text for one in line.figures), _basis(line)])
+    headings = ["", "by", *sheet.columns, "over"]
     return {heading: [row[index] for row in rows] for index, heading in enumerate(headings)}
+
+
+def _basis(line: Line) -> str:
+    """How many seeds are behind a row, and what its intervals are over where that is something else."""
+    n = max((one.n for one in line.figures), default=0)
+    over = dict.fromkeys(one.over for one in line.figures if one.over not in ("", "seeds") and "[" in one.text)
+    return ", ".join([f"{n} seed{'s' if n > 1 else ''}", *over]) if n else ""
 
 
 def _said(value: Any) -> str:
@@ -165,10 +170,14 @@ def rich_tables(found: Results) -> list[Table]:
 
 def _rich(title: str, columns: Mapping[str, Sequence[str]], *, numbers: bool) -> Table:
     shown = {heading: cells for heading, cells in columns.items() if heading != "by" or SOURCE in cells}
-    table = Table(title=escape(title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=escape(title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, collapse_padding=True
+    )
     for heading in shown:
         words = heading in ("", "by") or not numbers
-        table.add_column(heading, overflow="fold", justify="left" if words else "right")
+        table.add_column(
+            heading if words else heading.replace(" ", "\n"), overflow="fold", justify="left" if words else "right"
+        )
     dim = [who == SOURCE for who in columns["by"]] if "by" in columns else [False] * len(shown[""])
     previous = None
     for row, of_source in zip(zip(*shown.values()), dim):
@@ -194,8 +203,8 @@ def markdown(found: Results) -> str:
     if found.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in found.notes)]
     intervals = (
-        "Intervals are 95 %: over seeds Student's t of the mean, where there is one seed over test images (Wilson's, "
-        "Tango's for differences) or rounds of timing."
+        "Intervals are 95 %: over seeds Student's t of the mean; where *over* says images, Wilson's, or Tango's for "
+        "differences, of one seed; where it says rounds, those of timing."
     )
     return "\n\n".join([*parts, intervals, footnote(found.records).rstrip()]) + "\n"
 

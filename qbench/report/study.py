@@ -204,6 +204,8 @@ def _table(content: Mapping[str, Any], rows: Sequence[Row], where: str) -> Study
 def _column(content: Mapping[str, Any], known: set[str], where: str) -> Column:
     _check(content, where, ("title", "value"), ("run", "less_than", "minus", "trained"))
     value, run = str(content["value"]), content.get("run", ())
+    if not isinstance(content["title"], str):
+        raise ConfigError(f"{where}.title: {content['title']!r} is no text; quote it.")
     column = Column(
         str(content["title"]),
         value,
