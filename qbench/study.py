@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
     from qbench.report.worked import Worked
 
 GROUP = "study"
+TINY = (
+    "tiny=true: small networks, few images of other data sets, one epoch. A test of the path; the figures mean nothing."
+)
 Run = tuple[str, str]  # names of a row and of one of its runs
 
 
@@ -65,6 +67,8 @@ def study(words: Sequence[str]) -> int:
     name, *given = rest
     form = load_study(name, config_dir)
     sweeps = sweeps_of(form, given)
+    if is_tiny(given):
+        form = replace(form, notes=(TINY, *form.notes))
     import_beside(folder)
     cells = dict(zip(sweeps, compose_sweeps(list(sweeps.values()), config_dir)))
     every = [cell for of_run in cells.values() for cell in of_run]
@@ -108,8 +112,13 @@ def sweeps_of(form: Study, given: Sequence[str]) -> dict[Run, tuple[str, ...]]:
             raise ConfigError(
                 f"{word}: study {form.name} has no row {row!r}.{nearest(row, names)} Rows: {', '.join(names)}."
             )
-    tiny = [word.partition("=")[2] for word in for_all if word.partition("=")[0] == "tiny"]
-    return form.sweeps(for_all, of_rows, tiny=bool(tiny) and yaml.safe_load(tiny[-1]) is True)
+    return form.sweeps(for_all, of_rows, tiny=is_tiny(given))
+
+
+def is_tiny(given: Sequence[str]) -> bool:
+    """Whether the overrides ask for the small form of every run."""
+    values = [word.partition("=")[2] for word in given if word.startswith("tiny=")]
+    return bool(values) and values[-1].lower() == "true"
 
 
 def _list(config_dir: Path | None) -> None:
