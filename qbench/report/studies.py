@@ -19,7 +19,7 @@ from qbench.files import write_atomic
 from qbench.record import Record, finite
 from qbench.report.study import Study, StudyTable
 from qbench.report.study_figures import Figure, RowRuns, answers, figure, verdict
-from qbench.report.tables import footnote, pipe_table
+from qbench.report.tables import measured_on, pipe_table
 from qbench.report.worked import Worked
 
 SOURCE, OURS = "source", "qbench"
@@ -190,10 +190,8 @@ def _rich(title: str, columns: Mapping[str, Sequence[str]], *, numbers: bool) ->
 
 def markdown(found: Results) -> str:
     """The study as a page."""
-    parts = [
-        f"# Study {found.study.name.upper()}: {found.study.summary}",
-        f"Rows *source* are by: {found.study.source}",
-    ]
+    study = found.study
+    parts = [f"# Study {study.name.upper()}: {study.summary}", f"Rows *source*: {study.source}."]
     if found.verdict:
         parts.append(f"**{found.verdict}**")
     if found.examples:
@@ -203,10 +201,10 @@ def markdown(found: Results) -> str:
     if found.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in found.notes)]
     intervals = (
-        "Intervals are 95 %: over seeds Student's t of the mean; where *over* says images, Wilson's, or Tango's for "
+        "Figures are those of the file re-loaded from disk. Intervals are 95 %: over seeds Student's t of the mean; where *over* says images, Wilson's, or Tango's for "
         "differences, of one seed; where it says rounds, those of timing."
     )
-    return "\n\n".join([*parts, intervals, footnote(found.records).rstrip()]) + "\n"
+    return "\n\n".join([*parts, intervals]) + measured_on(found.records) + "\n"
 
 
 def _pipes(columns: Mapping[str, Sequence[str]]) -> str:

@@ -233,9 +233,8 @@ def verdict(study: Study, compared: Answers) -> str:
     none = len(tested) - better - worse
     gains = [difference for one in tested for difference in one.by_seed]
     seeds = sorted({len(one.by_seed) for one in tested})
-    answer = (
-        "supported by" if better == len(tested) else "not supported by" if not better else "supported by only some of"
-    )
+    partly = "only partly supported by" if better else "not supported by"
+    answer = "supported by" if better == len(tested) else partly
     return (
         f'Claimed: "{study.claim.says}". {answer.capitalize()} these runs: of {len(tested)} comparisons '
         f"({_range(seeds)} seeds each, paired; p < {SIGNIFICANT:g} after Holm's correction) {better} show it, "
