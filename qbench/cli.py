@@ -15,6 +15,8 @@ HELP = f"""qbench {__version__}: what does quantizing a network cost in accuracy
 usage: qbench VERB [...]
 
   run [-m] [--config-dir DIR] [KEY=VALUE ...]   train, quantize, evaluate; -m sweeps over comma lists
+  study [NAME [KEY=VALUE | ROW:KEY=VALUE ...]]   all runs of a published study (a, b, c, d, e), its numbers beside ours;
+                                                tiny=true in a minute; [--config-dir DIR] for studies of your own
   list [GROUP]                                  data sets, models, methods, ... and their parameters
   report [PATH]                                 the table of all records (default: outputs/records); or as a page
                                                 (--html), a Pareto front (--pareto size), text (--format latex)
@@ -32,6 +34,7 @@ examples
   qbench run -m method=linear,kmeans bits=8,4,2                 a sweep; the float baseline is trained once
   qbench run dataset=cifar10 model=vgg16 method=kmeans bits=4   downloads CIFAR-10 where it is missing
   qbench run model=vgg16 dry=true                               print the plan and stop
+  qbench study b seed=0,1,2                                     three networks on Fashion-MNIST, PTQ and QAT
   qbench run method=kmeans --cfg job                            print the composed config
   qbench evaluate model.qbench dataset=digits runtime=integer   accuracy from the file alone
   qbench export model.qbench --format c --output my_net         integer C99, compiled and checked before it is there
@@ -161,6 +164,10 @@ def _complete(words: list[str]) -> int:
         from qbench.catalog import GROUPS
 
         found = list(GROUPS)
+    elif verb == "study" and len(before) == 2:
+        from qbench.catalog import options
+
+        found = list(options("study"))
     elif verb == "run" and before[-1] not in ("--config-dir", "-cd"):
         return _complete_run(before, current, words)
     else:
@@ -179,6 +186,12 @@ def _complete_run(before: list[str], current: str, words: list[str]) -> int:
     found = [word for word in printed.getvalue().split() if not {*word.rstrip("=.").split(".")} & {*internal}]
     print(" ".join(found))
     return code
+
+
+def _study(words: list[str]) -> int:
+    from qbench.study import study
+
+    return study(words)
 
 
 def _list(words: list[str]) -> int:
@@ -231,6 +244,7 @@ def _doctor(words: list[str]) -> int:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
+    "study": _study,
     "list": _list,
     "report": _report,
     "inspect": _inspect,

@@ -39,7 +39,7 @@ from qbench.resolve import baseline_method, resolve
 from qbench.steps import find
 from qbench.trust import check_yaml, standard_library, target_problems
 
-__all__ = ["Cell", "baseline_method", "compose_cells"]
+__all__ = ["Cell", "baseline_method", "compose_cells", "compose_sweeps"]
 NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 WHOLE_SWEEP = ("output_dir", "dry", "traceback", "tracker")  # keys that a sweep has once
 
@@ -76,19 +76,36 @@ def compose_cells(
     Raises:
         ConfigError: Anything is wrong in a single run, or in a way that no combination survives; lists all problems.
     """
+    return compose_sweeps([overrides], config_dir, multirun, default_threads)[0]
+
+
+def compose_sweeps(
+    sweeps: Sequence[Sequence[str]],
+    config_dir: Path | None = None,
+    multirun: bool = True,
+    default_threads: int | None = None,
+) -> list[list[Cell]]:
+    """The cells of several sweeps, each as :func:`compose_cells` makes them; their problems are listed together.
+
+    Raises:
+        ConfigError: As there; also if no combination of any sweep has a form.
+    """
     composer = _Composer(config_dir, default_threads)
     presence: dict[str, str | None] = {}
-    cells: list[Cell] = []
+    found: list[list[Cell]] = []
     problems: dict[str, None] = {}  # as an ordered set: cells of a sweep share most of theirs
-    for combination in itertools.product(*_expand(_parse(overrides), multirun)):
-        cell, found = _compose_cell(combination, composer, multirun, presence)
-        problems.update(dict.fromkeys(found))
-        cells.append(cell)
+    for overrides in sweeps:
+        found.append([])
+        for combination in itertools.product(*_expand(_parse(overrides), multirun)):
+            cell, wrong = _compose_cell(combination, composer, multirun, presence)
+            problems.update(dict.fromkeys(wrong))
+            found[-1].append(cell)
+    cells = [cell for of_sweep in found for cell in of_sweep]
     if not problems and all(cell.config is None for cell in cells):
         problems = dict.fromkeys(cell.skipped for cell in cells)
     if problems:
         raise ConfigError(list(problems))
-    return cells
+    return found
 
 
 def read_override(text: str) -> Override | str:

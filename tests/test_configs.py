@@ -24,7 +24,8 @@ from qbench.steps import flat, flat_limits, steps
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(FOLDER.rglob("*.yaml"))
-GROUP_FILES = [path for path in FILES if path.parent != FOLDER]
+STUDIES = [path for path in FILES if path.parent.name == "study"]  # not of Hydra: tests/test_study.py
+GROUP_FILES = [path for path in FILES if path.parent != FOLDER and path not in STUDIES]
 EXPERIMENTS = [path for path in GROUP_FILES if path.parent.name == "experiment"]
 OPTIONS = [path for path in GROUP_FILES if path not in EXPERIMENTS]
 PLUGINS = [path for path in OPTIONS if path.parent.parent.name == "hydra"]
@@ -68,7 +69,7 @@ def within(value: Any, limit: Any) -> bool:
 
 def test_files_are_found_where_the_program_looks() -> None:
     assert builtin_configs().resolve() == FOLDER.resolve()
-    assert len(FILES) >= 36 and len(EXPERIMENTS) >= 6
+    assert len(FILES) >= 36 and len(EXPERIMENTS) >= 6 and len(STUDIES) >= 5
     groups = {*GROUPS, *(group for group in PLUGIN_GROUPS if options(group))}
     assert {path.parent.relative_to(FOLDER).as_posix() for path in GROUP_FILES} == groups
     catalogued = {option.path.resolve() for group in groups for option in options(group).values()}
@@ -76,7 +77,7 @@ def test_files_are_found_where_the_program_looks() -> None:
     assert not list(FOLDER.rglob("*.yml"))
 
 
-@pytest.mark.parametrize("path", GROUP_FILES, ids=shown)
+@pytest.mark.parametrize("path", [*GROUP_FILES, *STUDIES], ids=shown)
 def test_has_a_summary_of_one_line(path: Path) -> None:
     summary = load(path)["summary"]
     assert isinstance(summary, str) and 10 <= len(summary) <= 120

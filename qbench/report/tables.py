@@ -171,6 +171,17 @@ def pipe_table(columns: Mapping[str, Sequence[str]]) -> str:
 
 def footnote(records: Sequence[Record]) -> str:
     """Machines, threads and versions behind the rows; what intervals and ratios mean."""
+    return (
+        "Accuracy, size and latency are those of the file re-loaded from disk. Intervals are over test images: "
+        "Wilson's for top-1, Tango's for the paired difference Δ to the float baseline of the same training. "
+        "Ratios are to that baseline saved as a file of the same format. Latency is for the batch size in the CSV; "
+        "speed-up is the median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer "
+        "arithmetic." + measured_on(records) + "\n"
+    )
+
+
+def measured_on(records: Sequence[Record]) -> str:
+    """A paragraph that names the machines, threads and versions behind the rows; nothing where no run is ok."""
     places = sorted(
         {
             f"{r.environment.get('cpu_model') or r.environment.get('cpu', '?')}, {r.threads} threads, "
@@ -179,13 +190,7 @@ def footnote(records: Sequence[Record]) -> str:
             if r.status == "ok"
         }
     )
-    return (
-        "Accuracy, size and latency are those of the file re-loaded from disk. Intervals are over test images: "
-        "Wilson's for top-1, Tango's for the paired difference Δ to the float baseline of the same training. "
-        "Ratios are to that baseline saved as a file of the same format. Latency is for the batch size in the CSV; "
-        "speed-up is the median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer "
-        "arithmetic." + ("\n\nMeasured on: " + "; ".join(places) + "." if places else "") + "\n"
-    )
+    return "\n\nMeasured on: " + "; ".join(places) + "." if places else ""
 
 
 def rich_table(records: Sequence[Record], title: str | None = None) -> Table:
