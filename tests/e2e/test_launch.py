@@ -200,6 +200,37 @@ def test_slurm_is_planned_without_a_cluster(bench: Bench) -> None:
     assert done.out.endswith("launcher submitit_slurm: jobs of the cluster, 4 threads each\n")
 
 
+def test_slurm_is_asked_for_what_the_command_says(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that goes without a cluster: to sbatch, which keeps the script it is given and refuses."""
+    tools = bench.home / "tools"
+    tools.mkdir()
+    for name, script in (
+        ("srun", "exit 0"),
+        ("sbatch", f'cp "$1" {tools}/script; echo "invalid partition" >&2; exit 1'),
+    ):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    words = ("partition=short", "timeout_min=60", "mem_gb=8", "additional_parameters={exclusive: true}")
+    slurm = ("hydra/launcher=submitit_slurm", *(f"hydra.launcher.{word}" for word in words))
+    done = bench("run", "-m", *CELLS, "threads=3", "seed=0,1", "method=linear", *slurm)
+    assert done.code == 1
+    assert done.err.endswith("qbench: hydra/launcher=submitit_slurm: FailedJobError: invalid partition\n")
+    asked = {line for line in (tools / "script").read_text().splitlines() if line.startswith("#SBATCH")}
+    wanted = (
+        "partition=short",
+        "time=60",
+        "mem=8GB",
+        "cpus-per-task=3",
+        "array=0-1%2",
+        "job-name=qbench",
+        "exclusive",
+    )
+    assert {f"#SBATCH --{option}" for option in wanted} <= asked
+    (folder,) = (bench.outputs / "jobs").iterdir()
+    assert f"#SBATCH --output={folder}/%A_%a/%A_%a_0_log.out" in asked
+
+
 def test_a_missing_library_is_one_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     done = bench("run", "-m", "method=linear,kmeans", "hydra/launcher=submitit_local")
