@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from toy import toy_fit, toy_network
 
 from qbench.config import TrainerConfig
@@ -44,6 +45,23 @@ def test_the_network_sees_the_parts() -> None:
     network.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])) if module.training else None)
     toy_fit(network=network, epochs=1, trainer=TrainerConfig(accumulate=3))
     assert sizes == [10, 11, 11] * 7
+
+
+def test_synchronized_batch_norms_keep_their_names() -> None:
+    """Where nobody else trains they are plain ones, on a CPU too: what is exchanged is torch's affair."""
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
+        )
+
+    plain, synchronized = network(), network()
+    expected = toy_fit(network=plain, epochs=1)
+    found = toy_fit(network=synchronized, epochs=1, trainer=TrainerConfig(sync_batch_norm=True))
+    assert isinstance(synchronized.get_submodule("1"), nn.SyncBatchNorm)
+    assert found.state.keys() == expected.state.keys()
+    assert all(torch.equal(found.state[name], value) for name, value in expected.state.items())
 
 
 @pytest.mark.parametrize("count, parts", [(32, 4), (32, 6), (7, 7), (5, 1)])
