@@ -79,7 +79,7 @@ class Synthetic:
         return ImageSet(images, labels)
 
     def _templates(self, used: int) -> Tensor:
-        """Draw the templates of the first classes, float32 [used, channels, height, width], each spanning [0.1, 0.9]."""
+        """Draw the first classes' templates, float32 [used, channels, height, width], each spanning [0.1, 0.9]."""
         generator = torch.Generator().manual_seed(_TEMPLATE_SEED)
         coarse = torch.randn(self.num_classes, self.channels, _COARSE, _COARSE, generator=generator)
         smooth = interpolate(coarse[:used], size=(self.height, self.width), mode="bilinear", align_corners=True)
