@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from calling import ROOT, Bench
 
 from qbench.catalog import options
@@ -50,7 +53,7 @@ def test_the_five_are_there() -> None:
     assert STUDIES == ("a", "b", "c", "d", "e")
 
 
-@pytest.mark.parametrize(("name", "tiny"), [*((name, False) for name in STUDIES), ("b", True)])
+@pytest.mark.parametrize(("name", "tiny"), [*((name, False) for name in STUDIES), ("e", True)])
 def test_every_run_composes_and_none_is_skipped(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, tiny: bool
 ) -> None:
@@ -174,6 +177,23 @@ def test_bad_forms_are_refused_by_their_place(path: str, value: Any, message: st
     with pytest.raises(ConfigError) as caught:
         study_of("f", changed(path, value))
     assert message in str(caught.value)
+
+
+def test_the_form_shown_in_the_docs_is_one() -> None:
+    page = (ROOT / "docs/studies.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    form = study_of("mine", yaml.safe_load(text))
+    assert [row.name for row in form.rows] == ["four"] and form.parts[0].tables[0].source["four"] == (96.1, None)
+
+
+def test_commands_of_the_docs_name_rows_that_are_there() -> None:
+    pages = [ROOT / "README.md", ROOT / "docs/studies.md"]
+    found = [line for page in pages for line in re.findall(r"^qbench study ([a-z].*)$", page.read_text(), re.MULTILINE)]
+    assert len(found) >= 10
+    for line in found:
+        name, *given = shlex.split(re.split(r"  +", line.partition("#")[0].strip())[0])
+        if "..." not in line:
+            assert sweeps_of(load_study(name), given)
 
 
 def test_a_study_of_the_users_own(tmp_path: Path) -> None:

@@ -201,8 +201,8 @@ def markdown(found: Results) -> str:
     if found.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in found.notes)]
     intervals = (
-        "Figures are those of the file re-loaded from disk. Intervals are 95 %: over seeds Student's t of the mean; where *over* says images, Wilson's, or Tango's for "
-        "differences, of one seed; where it says rounds, those of timing."
+        "Figures are those of the file, from disk. Intervals are 95 %: over seeds Student's t of the mean; where "
+        "*over* says images, Wilson's or Tango's (differences) of one seed; where it says rounds, those of timing."
     )
     return "\n\n".join([*parts, intervals]) + measured_on(found.records) + "\n"
 
