@@ -144,7 +144,7 @@ def validate(
 def _train(module: nn.Module, job: _Job, checkpoint: Path | None) -> Progressed:
     """All epochs that the checkpoint does not have yet."""
     if job.trainer.sync_batch_norm:
-        nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     optimizer = make_optimizer(module, job.recipe)
     averages = job.recipe.ema_decay > 0 and job.ranks.leads
     average = ExponentialAverage(module, job.recipe.ema_decay) if averages else None
