@@ -32,6 +32,7 @@ usage: qbench VERB [...]
 examples
   qbench run method=kmeans bits=4                               the embedded digits, a small network
   qbench run -m method=linear,kmeans bits=8,4,2                 a sweep; the float baseline is trained once
+  qbench run -m method=linear,kmeans hydra/launcher=joblib      several at once; submitit_slurm, ray: on clusters
   qbench run dataset=cifar10 model=vgg16 method=kmeans bits=4   downloads CIFAR-10 where it is missing
   qbench run model=vgg16 dry=true                               print the plan and stop
   qbench study b seed=0,1,2                                     three networks on Fashion-MNIST, PTQ and QAT
@@ -41,7 +42,8 @@ examples
   eval "$(qbench -sc install=bash)"                             completion of groups, options and keys
 
 Keys of a run: bits act_bits seed device threads limit_train limit_test tiny dry data_dir output_dir store_dir
-traceback, and everything in the groups dataset model method train runtime measure.
+traceback, and everything in the groups dataset model method train trainer runtime measure
+tracker.
 Folders: QBENCH_DATA, QBENCH_STORE, QBENCH_OUTPUTS. Packages that configs may name beside your own: QBENCH_TRUST.
 Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted.
 """
@@ -138,8 +140,9 @@ def _hydra(words: list[str]) -> int:
     from omegaconf import DictConfig
 
     from qbench.catalog import builtin_configs
+    from qbench.hydra_settings import split
 
-    sys.argv = ["qbench", *words]
+    sys.argv = ["qbench", *split(words)[1]]  # Hydra would hold these against the schemas of its plugins
 
     def ignore(_: DictConfig) -> None:
         """Run nothing: the flags that lead here only print."""

@@ -65,6 +65,9 @@ class Choice:
         return " ".join(filter(None, [self.name, self.variant, bits]))
 
 
+NO_TRACKER = Choice("none", "qbench.trackers.base.NoTracker")
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """Random changes of training images.
@@ -134,6 +137,21 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class TrainerConfig:
+    """What a float training runs on; the recipe, its batch size and its precision are those of :class:`TrainConfig`.
+
+    Attributes:
+        devices: Processes that train together, each on its share of every batch.
+        accumulate: Parts of that share which are computed one after the other.
+        sync_batch_norm: Batch norms take their statistics from the whole batch, not from each process's part.
+    """
+
+    devices: int = 1
+    accumulate: int = 1
+    sync_batch_norm: bool = False
+
+
+@dataclass(frozen=True)
 class MeasureConfig:
     """What the profile stage measures and how hard it tries; ``agreement`` says when to compare with the integers."""
 
@@ -168,6 +186,8 @@ class RunConfig:
     tiny: bool = False
     dry: bool = False
     traceback: bool = False
+    trainer: TrainerConfig = TrainerConfig()
+    tracker: Choice = NO_TRACKER
 
     @property
     def label(self) -> str:

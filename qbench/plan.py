@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from qbench.config import AugmentConfig, Choice, DatasetConfig, RunConfig, TrainConfig
+from qbench.config import AugmentConfig, Choice, DatasetConfig, RunConfig, TrainConfig, TrainerConfig
 from qbench.files import file_sha256
 from qbench.machine import cpu_model
 from qbench.steps import TARGET, flat, steps
@@ -33,6 +33,7 @@ INTEGER = Choice("integer", "qbench.runtime.integer.IntegerRuntime", {"check": F
 AUTO = "qbench.runtime.auto.AutoRuntime"
 ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version decide what runtime=auto may choose
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
+_Fields = TypeVar("_Fields", TrainConfig, AugmentConfig, TrainerConfig)
 VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "profile": 1}
 
 
@@ -64,6 +65,16 @@ class Plan:
     run_id: str
     choose: PlannedStage | None = None
     reference: PlannedStage | None = None
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a stage of it measures time."""
+        return self.choose is not None or self.profile is not None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the store had every stage when this was planned."""
+        return all(stage.cached for stage in self.stages)
 
     @property
     def stages(self) -> tuple[PlannedStage, ...]:
@@ -117,7 +128,8 @@ class _Planner:
         self.data = {"dataset": _dataset_fields(config.dataset), "limit_test": config.limit_test}
         self.of = f"{config.model.choice.name} on {config.dataset.choice.name}"
         limits = f"limits {config.limit_train} {config.limit_test}"
-        self.size = f"{limits} {config.device} threads {config.threads} {cpu_model()}"
+        together = f" x {config.trainer.devices}" if config.trainer.devices > 1 else ""
+        self.size = f"{limits} {config.device}{together} threads {config.threads} {cpu_model()}"
 
     def train(self) -> PlannedStage:
         fields = {**_training_fields(self.config), **self.where}
@@ -232,6 +244,7 @@ def versions_of(packages: Sequence[str]) -> dict[str, str]:
 
 def _training_fields(config: RunConfig) -> dict[str, Any]:
     weights = config.model.weights
+    trainer = _changed(config.trainer, TrainerConfig()) if config.train.epochs else {}
     return {
         "dataset": _dataset_fields(config.dataset),
         "split": _split_fields(config.dataset),
@@ -244,10 +257,11 @@ def _training_fields(config: RunConfig) -> dict[str, Any]:
         "weights": file_sha256(weights) if weights is not None else None,
         "recipe": _changed(config.train, TrainConfig()),
         "seed": config.seed,
+        **({"trainer": trainer} if trainer else {}),
     }
 
 
-def _changed(given: TrainConfig | AugmentConfig, default: TrainConfig | AugmentConfig) -> dict[str, Any]:
+def _changed(given: _Fields, default: _Fields) -> dict[str, Any]:
     """The fields that differ from the defaults: a new field does not change the keys of what was trained before."""
     defaults = asdict(default)
     return {name: value for name, value in asdict(given).items() if value != defaults[name]}

@@ -11,11 +11,15 @@ Block = tuple[tuple[str, ...], ...]  # for each override of the command, in orde
 
 @dataclass(frozen=True)
 class Command:
-    """``qbench run``, or another verb that runs cells, as it was given."""
+    """``qbench run``, or another verb that runs cells, as it was given.
+
+    ``settings`` are those of its overrides that speak of the sweep, not of its cells.
+    """
 
     overrides: tuple[str, ...]
     config_dir: str | None
     multirun: bool
+    settings: tuple[str, ...] = ()
     verb: tuple[str, ...] = ("run",)
 
     def __str__(self) -> str:
@@ -33,7 +37,7 @@ class Command:
             sweeps.setdefault(tuple(word.partition("=")[0] for word in cell), []).append(cell)
         flags = ["-m"] if self.multirun else []
         return [
-            shlex.join(["qbench", "run", *flags, *self._folder, *(_sweep(values) for values in block)])
+            shlex.join(["qbench", "run", *flags, *self._folder, *self.settings, *map(_sweep, block)])
             for of_sweep in sweeps.values()
             for block in blocks(of_sweep)
         ]

@@ -15,7 +15,7 @@ from qbench.measure.environment import environment
 from qbench.plan import Plan
 from qbench.record import Record
 
-ABOUT_THE_CALL = ("data_dir", "output_dir", "store_dir", "dry", "traceback")  # not about what was run
+ABOUT_THE_CALL = ("data_dir", "output_dir", "store_dir", "dry", "traceback", "tracker")  # not about what was run
 STORAGE = "storage"  # the kind of error after which a sweep stops: what it makes could not be kept
 OUT_OF_MEMORY = {
     "train": "out of memory while training: lower train.batch_size",

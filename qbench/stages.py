@@ -36,6 +36,7 @@ from qbench.program.materialize import materialize
 from qbench.program.trace import trace
 from qbench.progress import Progress
 from qbench.runtime import load_runtime
+from qbench.training.distributed import Ranks, run_together
 from qbench.training.loop import fit
 from qbench.training.recipe import resolve_device
 from qbench.tuner import CHECKPOINT, Tuner
@@ -64,9 +65,18 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
     """Train the float baseline; leaves the weights of its best validation epoch and its history."""
+    device, devices = resolve_device(config.device), config.trainer.devices
+    if devices == 1 or not config.train.epochs:
+        _train(config, folder, ranks=Ranks(), device=device, progress=progress)
+        return
+    load_training_data(config)  # what is wrong with it is said before processes start; the next stage needs it too
+    run_together(_train, (config, folder), devices=devices, device=device, threads=config.threads, progress=progress)
+
+
+def _train(config: RunConfig, folder: Path, *, ranks: Ranks, device: torch.device, progress: Progress) -> None:
+    """Train in this process, alone or with others; rank 0 writes what comes of it."""
     data = load_training_data(config)
     network = make_network(config, data)
-    device = resolve_device(config.device)
     outcome = fit(
         network,
         data,
@@ -77,7 +87,11 @@ def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
         checkpoint=folder / CHECKPOINT,
         progress=progress,
         label=config.model.choice.name,
+        trainer=config.trainer,
+        ranks=ranks,
     )
+    if not ranks.leads:
+        return
     write_tensors(folder / WEIGHTS, outcome.state)
     write_facts(
         folder,

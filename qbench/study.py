@@ -13,13 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from qbench.catalog import nearest, options
-from qbench.compose import Cell, compose_sweeps
+from qbench.compose import Cell
 from qbench.console import make_console
 from qbench.errors import ConfigError, NoRoomError
+from qbench.hydra_settings import split
 from qbench.record import Record
 from qbench.report.study import Study, study_of
 from qbench.rerun import Command
-from qbench.sweep import import_beside, run_cells
+from qbench.sweep import composed, import_beside, run_cells
 from qbench.words import take_option
 
 if TYPE_CHECKING:
@@ -66,17 +67,19 @@ def study(words: Sequence[str]) -> int:
         return 0
     name, *given = rest
     form = load_study(name, config_dir)
-    sweeps = sweeps_of(form, given)
+    about_the_sweep, about_cells = split(given)
+    sweeps = sweeps_of(form, about_cells)
     if is_tiny(given):
         form = replace(form, notes=(TINY, *form.notes))
     import_beside(folder)
-    cells = dict(zip(sweeps, compose_sweeps(list(sweeps.values()), config_dir)))
+    found, settings = composed(list(sweeps.values()), about_the_sweep, folder, True)
+    cells = dict(zip(sweeps, found))
     every = [cell for of_run in cells.values() for cell in of_run]
     config = next(cell.config for cell in every if cell.config is not None)
     examples = () if config.dry else _worked(form)
     asked = _Asked(form, cells, examples, config.output_dir)
-    command = Command(tuple(given), folder, True, verb=(GROUP, name))
-    code = run_cells(every, command, partial(_show, asked))
+    command = Command(tuple(given), folder, True, settings.overrides, (GROUP, name))
+    code = run_cells(every, command, settings, partial(_show, asked))
     return code or int(not all(one.agrees for one in examples))
 
 

@@ -51,6 +51,9 @@ def keys(plan: Plan) -> dict[str, str]:
         ("runtime=integer", {"score", "profile"}),  # the baseline stays on PyTorch
         ("train.lr=0.2", set(STAGES)),
         ("train.augment=true", set(STAGES)),
+        ("trainer.devices=2", set(STAGES)),
+        ("trainer.accumulate=4", set(STAGES)),
+        ("trainer.devices=1", set()),
         ("seed=1", set(STAGES)),
         ("threads=2", set(STAGES)),
         ("device=cuda", set(STAGES)),
@@ -70,6 +73,20 @@ def keys(plan: Plan) -> dict[str, str]:
 def test_a_change_reaches_the_stages_that_read_it_and_no_other(override: str, changed: set[str]) -> None:
     before, after = keys(plan_of()), keys(plan_of(override))
     assert {name for name in STAGES if before[name] != after[name]} == changed
+
+
+def test_keys_of_what_was_trained_before_there_was_a_choice_of_devices_have_not_changed() -> None:
+    """Many stores hold such trainings: these are the keys of the version before."""
+    before = {"train": "cea9520e1af0ac10", "baseline": "39dcedc7588088b5", "quantize": "4e65c1c327a1b580"}
+    found = keys(plan_of("dataset=digits", "trainer.accumulate=1"))
+    assert {name: found[name] for name in before} == before
+
+
+def test_what_trains_nothing_is_the_same_on_any_devices(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"given")
+    words = (f"model.weights={weights}",)
+    assert keys(plan_of(*words)) == keys(plan_of(*words, "trainer.devices=2"))
 
 
 def test_where_data_comes_from_is_not_what_it_is(tmp_path: Path) -> None:
