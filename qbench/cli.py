@@ -135,8 +135,9 @@ def _hydra(words: list[str]) -> int:
     from omegaconf import DictConfig
 
     from qbench.catalog import builtin_configs
+    from qbench.hydra_settings import split
 
-    sys.argv = ["qbench", *words]
+    sys.argv = ["qbench", *split(words)[1]]  # Hydra would hold these against the schemas of its plugins
 
     def ignore(_: DictConfig) -> None:
         """Run nothing: the flags that lead here only print."""

@@ -1,4 +1,4 @@
-"""From the words on the command line to validated run configs. Only this module and ``cli`` know Hydra.
+"""From the words on the command line to validated run configs. Beside this, ``hydra_settings`` and ``cli`` know Hydra.
 
 Refusing must be quick and complete: choices, keys and values are checked against the YAML files alone, before torch is
 imported, and every problem found is listed at once.
@@ -10,6 +10,7 @@ import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -53,13 +54,19 @@ class Cell:
     facts: Mapping[str, Any] = field(default_factory=dict)  # of a skipped cell: what its row still says
 
 
-def compose_cells(overrides: Sequence[str], config_dir: Path | None = None, multirun: bool = False) -> list[Cell]:
+def compose_cells(
+    overrides: Sequence[str],
+    config_dir: Path | None = None,
+    multirun: bool = False,
+    default_threads: int | None = None,
+) -> list[Cell]:
     """Expand and validate command-line overrides.
 
     Args:
         overrides: Hydra overrides, e.g. ``["method=kmeans", "bits=8,4"]``.
         config_dir: The user's own config folder, searched beside qbench's.
         multirun: Whether comma lists and ranges expand into several cells.
+        default_threads: ``threads`` of a cell that names none; None takes the physical cores.
 
     Returns:
         One cell per combination, in Hydra's order. In a multirun, a combination its method has no form for is
@@ -68,7 +75,7 @@ def compose_cells(overrides: Sequence[str], config_dir: Path | None = None, mult
     Raises:
         ConfigError: Anything is wrong in a single run, or in a way that no combination survives; lists all problems.
     """
-    composer = _Composer(config_dir)
+    composer = _Composer(config_dir, default_threads)
     presence: dict[str, str | None] = {}
     cells: list[Cell] = []
     problems: dict[str, None] = {}  # as an ordered set: cells of a sweep share most of theirs
@@ -83,21 +90,34 @@ def compose_cells(overrides: Sequence[str], config_dir: Path | None = None, mult
     return cells
 
 
+def read_override(text: str) -> Override | str:
+    """One override as Hydra parses it, or what is wrong with it."""
+    try:
+        override = _parser().parse_override(text)
+        if override.get_key_element():
+            return override
+    except HydraException:
+        pass
+    key, given, value = text.partition("=")
+    advice = f" Quote a value with special characters: \"{key}='{value}'\"." if given and key else ""
+    return f"{text!r} cannot be read as KEY=VALUE.{advice}"
+
+
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
+
+
 def _parse(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
     parsed: list[Override] = []
     problems = []
     for text in overrides:
-        try:
-            override = parser.parse_override(text)
-            key = override.get_key_element()
-        except HydraException:
-            key = ""
-        if not key:
-            key, given, value = text.partition("=")
-            advice = f" Quote a value with special characters: \"{key}='{value}'\"." if given and key else ""
-            problems.append(f"{text!r} cannot be read as KEY=VALUE.{advice}")
-        elif "@" in key or key.startswith(("+", "~")):
+        override = read_override(text)
+        if not isinstance(override, Override):
+            problems.append(override)
+            continue
+        key = override.get_key_element()
+        if "@" in key or key.startswith(("+", "~")):
             problems.append(f"{text!r}: only KEY=VALUE for a key that exists; keys are neither added nor deleted.")
         elif key.split(".")[0] == "hydra":
             problems.append(f"{text!r}: settings of Hydra have no effect here; sweeps and folders are qbench's own.")
@@ -160,6 +180,7 @@ def _compose_cell(
         problems += here
     if problems or here:
         return replace(unrun, skipped="; ".join(here), facts=_facts(composed)), problems
+    composed["threads"] = composed["threads"] or composer.default_threads
     config, notes = resolve(composed, defaults, composer.config_dir)
     if not multirun:
         problems += _bits_problems(composed, config)
@@ -192,8 +213,8 @@ def _facts(composed: Mapping[str, Any]) -> dict[str, Any]:
 class _Composer:
     """Hydra's composition as plain data. It takes a tenth of a second, so cells share that of their options."""
 
-    def __init__(self, config_dir: Path | None) -> None:
-        self.config_dir = config_dir
+    def __init__(self, config_dir: Path | None, default_threads: int | None) -> None:
+        self.config_dir, self.default_threads = config_dir, default_threads
         if config_dir is not None:
             for path in sorted(path for group in GROUPS for path in (config_dir / group).rglob("*.yaml")):
                 check_yaml(path)  # before Hydra reads it

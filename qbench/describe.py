@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qbench.catalog import DESCRIPTIVE, GROUPS, Option, nearest, options
+from qbench.catalog import DESCRIPTIVE, GROUPS, PLUGIN_GROUPS, Option, nearest, options
 from qbench.console import make_console
 from qbench.errors import ArtifactError, ConfigError
 from qbench.limits import describe
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from qbench.program.encodings import Encoding
     from qbench.program.graph import Program
 
-PLURALS = {f"{group}s": group for group in GROUPS} | {"runtimes": "runtime"}
+LISTED = (*GROUPS, *PLUGIN_GROUPS)
+OTHER_NAMES = {f"{group}s": group for group in GROUPS} | {group.rpartition("/")[2]: group for group in PLUGIN_GROUPS}
 
 
 def list_options(words: Sequence[str]) -> int:
@@ -31,12 +32,12 @@ def list_options(words: Sequence[str]) -> int:
     extra, names = _config_dir(words)
     wanted = []
     for name in names:
-        group = PLURALS.get(name, name)
-        if group not in GROUPS:
-            raise ConfigError(f"list {name}: unknown group.{nearest(name, [*GROUPS])} Groups: {', '.join(GROUPS)}.")
+        group = OTHER_NAMES.get(name, name)
+        if group not in LISTED:
+            raise ConfigError(f"list {name}: unknown group.{nearest(name, LISTED)} Groups: {', '.join(LISTED)}.")
         wanted.append(group)
     console = make_console()
-    for group in wanted or GROUPS:
+    for group in wanted or LISTED:
         found = options(group, extra)
         if not found:
             continue

@@ -66,6 +66,16 @@ class Plan:
     reference: PlannedStage | None = None
 
     @property
+    def is_timed(self) -> bool:
+        """Whether a stage of it measures time."""
+        return self.choose is not None or self.profile is not None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the store had every stage when this was planned."""
+        return all(stage.cached for stage in self.stages)
+
+    @property
     def stages(self) -> tuple[PlannedStage, ...]:
         """In execution order, each key once."""
         of_baseline, own = (self.train, self.baseline, self.baseline_score), (self.quantize, self.choose)

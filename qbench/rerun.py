@@ -11,11 +11,12 @@ Block = tuple[tuple[str, ...], ...]  # for each override of the command, in orde
 
 @dataclass(frozen=True)
 class Command:
-    """``qbench run`` as it was given."""
+    """``qbench run`` as it was given; ``settings`` are the overrides that speak of the sweep, not of its cells."""
 
     overrides: tuple[str, ...]
     config_dir: str | None
     multirun: bool
+    settings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self._line(self.overrides)
@@ -26,7 +27,7 @@ class Command:
         Args:
             cells: The overrides of each, ``KEY=VALUE``, all with the same keys in the same order.
         """
-        return [self._line([_sweep(values) for values in block]) for block in blocks(cells)]
+        return [self._line([*self.settings, *map(_sweep, block)]) for block in blocks(cells)]
 
     def _line(self, overrides: Sequence[str]) -> str:
         flags = ["-m"] if self.multirun else []

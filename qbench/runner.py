@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qbench import durations
 from qbench.assess import assess
@@ -57,6 +57,34 @@ def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
         record, details = _execute(config, plan, baseline, progress)
     except Exception as error:
         record = failed_record(config, plan, error)
+    _save(config, record, details)
+    return record
+
+
+def make_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record | None:
+    """Make what the plan lacks, but for what is measured in time and what builds on that.
+
+    Returns:
+        None, or the record of a failure, which is written.
+
+    Raises:
+        NoRoomError: That record cannot be written.
+    """
+    try:
+        pin_threads(config.threads)
+        made = _Stages(config, plan, progress)
+        with made.store.in_use((stage.stage, stage.key) for stage in plan.stages):
+            parts = made.parts(baseline)
+            if plan.choose is None:
+                made.own_score(parts.own, None, parts.integers)
+    except Exception as error:
+        record = failed_record(config, plan, error)
+        _save(config, record)
+        return record
+    return None
+
+
+def _save(config: RunConfig, record: Record, details: Details | None = None) -> None:
     try:
         record.save(config.output_dir / "records")
         if details is not None:
@@ -67,7 +95,6 @@ def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
             f"{config.output_dir / 'records'} cannot be written ({error.strerror or error}), and {became}; "
             "once it can be, the same command goes on from there"
         ) from error
-    return record
 
 
 def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> tuple[Record, Details]:
@@ -80,18 +107,14 @@ def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
 def _run_stages(
     made: _Stages, config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
 ) -> tuple[Record, Details]:
-    trained = made.folder(plan.train, lambda f: train_stage(config, f, progress))
-    reference = made.artifact(plan.baseline, baseline, trained)
-    float_runtime = baseline_runtime(config)
-    reference_score = made.score(plan.baseline_score, reference, float_runtime)
-    own = made.artifact(plan.quantize, config.method, trained)
+    parts = made.parts(baseline)
+    own, reference, integers = parts.own, parts.reference, parts.integers
     chosen = made.choice(own)
-    integers = made.integers(own)
     own_score = made.own_score(own, chosen, integers)
-    profile = made.profile(own, reference, float_runtime, chosen)
+    profile = made.profile(own, reference, baseline_runtime(config), chosen)
     record = blank_record(config, plan.run_id, "ok")
     compared = integers if compares_with_integers(config) else None
-    record = assess(record, trained, own, reference, own_score, reference_score, compared)
+    record = assess(record, parts.trained, own, reference, own_score, parts.reference_score, compared)
     record = _with_choice(_with_profile(record, profile), made.choice_facts)
     details = collect_details(record, own, reference, own_score, compared)
     made.forget_contended(profile)
@@ -106,6 +129,16 @@ def _run_stages(
         environment={**environment(), **(versions_of(peer.packages) if peer is not None else {})},
     )
     return record, details
+
+
+class _Parts(NamedTuple):
+    """Folders of the stages that no measurement of time comes before."""
+
+    trained: Path
+    reference: Path
+    reference_score: Path
+    own: Path
+    integers: Path | None
 
 
 class _Stages:
@@ -130,6 +163,14 @@ class _Stages:
         if not cached:
             self.progress.line(f"{stage} {planned.key} done")
         return folder
+
+    def parts(self, baseline: Choice) -> _Parts:
+        """Train, make both files, score the float one, and compute what integers alone would answer."""
+        trained = self.folder(self.plan.train, lambda f: train_stage(self.config, f, self.progress))
+        reference = self.artifact(self.plan.baseline, baseline, trained)
+        reference_score = self.score(self.plan.baseline_score, reference, baseline_runtime(self.config))
+        own = self.artifact(self.plan.quantize, self.config.method, trained)
+        return _Parts(trained, reference, reference_score, own, self.integers(own))
 
     def artifact(self, planned: PlannedStage, method: Choice, trained: Path) -> Path:
         make = partial(quantize_stage, self.config, method, trained, progress=self.progress)

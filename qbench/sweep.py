@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -17,10 +16,12 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from qbench.compose import Cell, baseline_method, compose_cells
-from qbench.config import RunConfig
 from qbench.console import make_console
 from qbench.durations import estimate
-from qbench.errors import NoRoomError
+from qbench.errors import ConfigError, NoRoomError
+from qbench.hydra_settings import HydraSettings, read_settings, split
+from qbench.launchers import Crew, default_threads, is_basic, make_crew
+from qbench.outcome import Outcome, Run, exit_code, last_lines, show_failure
 from qbench.plan import Plan, PlannedStage, make_plan
 from qbench.record import Record, load_for_tables
 from qbench.rerun import Command
@@ -28,25 +29,6 @@ from qbench.store import content_key
 
 INTERRUPTED = 130
 LONGEST_PLAN = 100  # stages shown one by one; of more, how many there are
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A distinct run of a sweep, and the first of the cells that mean it."""
-
-    cell: Cell
-    config: RunConfig
-    plan: Plan
-
-
-@dataclass
-class _Outcome:
-    """What became of a sweep so far: the failed runs, all rows, and whether it ended before its last run."""
-
-    failed: list[tuple[_Run, Record]] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    interrupted: bool = False
-    not_started: int = 0
 
 
 def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) -> int:
@@ -57,37 +39,69 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
         NoRoomError: Records or tables cannot be written; what is finished is kept.
     """
     console = make_console()
-    command = Command(tuple(overrides), config_dir, multirun)
     if config_dir is not None:
         sys.path.insert(0, str(Path(config_dir).resolve().parent))  # a package beside the user's YAML folder
-    cells = compose_cells(overrides, Path(config_dir) if config_dir else None, multirun)
+    cells, settings = _composed(overrides, Path(config_dir) if config_dir else None, multirun)
+    command = Command(tuple(overrides), config_dir, multirun, settings.overrides)
     baseline = baseline_method()
-    runs: dict[str, _Run] = {}
+    runs: dict[str, Run] = {}
     for cell in cells:
         if cell.config is not None:
             plan = make_plan(cell.config, baseline)
-            runs.setdefault(plan.run_id, _Run(cell, cell.config, plan))
+            runs.setdefault(plan.run_id, Run(cell, cell.config, plan))
     skipped = [_skipped(cell) for cell in cells if cell.config is None]
     any_config = next(iter(runs.values())).config
+    crew = None
+    if not is_basic(settings.launcher):
+        crew = make_crew(settings.launcher, max(run.config.threads for run in runs.values()))
     print_plan(console, [run.plan for run in runs.values()], len(cells), len(skipped), any_config.store_dir)
     for note in dict.fromkeys(note for cell in cells for note in cell.notes):
         console.print(f"note: {note}", markup=False, highlight=False)
+    if crew is not None:
+        console.print(f"launcher {crew}", markup=False, highlight=False, soft_wrap=True)
+        if crew.note:
+            console.print(f"note: {crew.note}", markup=False, highlight=False, soft_wrap=True)
     if any_config.dry:
         return 0
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
     with _stopped_by_sigterm():
-        return _run_all(console, list(runs.values()), skipped, command)
+        return _run_all(console, list(runs.values()), skipped, command, crew)
 
 
-def _run_all(console: Console, runs: Sequence[_Run], skipped: Sequence[Record], command: Command) -> int:
+def _composed(overrides: Sequence[str], config_dir: Path | None, multirun: bool) -> tuple[list[Cell], HydraSettings]:
+    """The cells and how to run them; everything that is wrong with either is listed at once."""
+    about_the_sweep, about_cells = split(overrides)
+    problems: list[str] = []
+    settings, cells = HydraSettings(), []
+    try:
+        settings = read_settings(about_the_sweep, config_dir, multirun)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        cells = compose_cells(about_cells, config_dir, multirun, default_threads(settings.launcher))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return cells, settings
+
+
+def _run_all(
+    console: Console, runs: Sequence[Run], skipped: Sequence[Record], command: Command, crew: Crew | None
+) -> int:
     from qbench.report.tables import rich_table, write_tables
 
     output_dir = runs[0].config.output_dir
-    outcome = _Outcome(records=[*skipped])
+    outcome = Outcome(records=[*skipped])
     try:
-        _run_each(console, runs, outcome)
+        for record in skipped:
+            _save(record, output_dir)
+        if crew is None:
+            _run_each(console, runs, outcome)
+        else:
+            _run_launched(console, runs, outcome, command.config_dir, crew)
     except KeyboardInterrupt:
         outcome.interrupted = True
     if outcome.records:
@@ -103,63 +117,38 @@ def _run_all(console: Console, runs: Sequence[_Run], skipped: Sequence[Record], 
             f"{output_dir / 'tables'} cannot be written ({error.strerror or error}); the records are kept, and "
             f"`qbench report {output_dir}` makes the tables once there is room"
         ) from error
-    for line in _last_lines(outcome, runs, command):
+    for line in last_lines(outcome, runs, command):
         console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     return INTERRUPTED if outcome.interrupted else exit_code([record for _, record in outcome.failed])
 
 
-def _run_each(console: Console, runs: Sequence[_Run], outcome: _Outcome) -> None:
+def _run_each(console: Console, runs: Sequence[Run], outcome: Outcome) -> None:
     """Every run, until one finds that nothing can be kept any more; rows go to ``outcome`` as they come."""
     from qbench.progress import ConsoleProgress
     from qbench.rows import STORAGE
     from qbench.runner import run_cell
 
-    for record in outcome.records:  # the skipped
-        _save(record, runs[0].config.output_dir)
     progress, baseline = ConsoleProgress(console), baseline_method()
     for number, run in enumerate(runs, 1):
         console.print(f"[{number}/{len(runs)}] {run.config.label}", markup=False, highlight=False)
         record = run_cell(run.config, run.plan, baseline, progress)
-        outcome.records.append(record)
+        outcome.add(run, record)
         if record.status != "failed":
             continue
-        outcome.failed.append((run, record))
-        console.print(f"  failed: {record.error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        if run.config.traceback and record.traceback is not None:
-            console.print(Path(record.traceback).read_text(), markup=False, highlight=False)
+        show_failure(console, run, record)
         if record.error_kind == STORAGE:
             outcome.not_started = len(runs) - number
             return
 
 
-def _last_lines(outcome: _Outcome, runs: Sequence[_Run], command: Command) -> list[str]:
-    """What went wrong, and the commands that put it right."""
-    lines = []
-    if outcome.failed:
-        traces = [record.traceback for _, record in outcome.failed if record.traceback]
-        where = f"; tracebacks: {', '.join(traces)}" if traces else ""
-        lines.append(f"{len(outcome.failed)} of {len(runs)} runs failed{where}")
-    if outcome.interrupted:
-        done = sum(record.status == "ok" for record in outcome.records)
-        lines.append(
-            f"interrupted; finished stages are kept: {done} of {len(runs)} runs are rows of the tables, and "
-            f"{runs[0].config.store_dir} has what others had finished (of a training, its last whole epoch)"
-        )
-    if outcome.not_started:
-        lines.append(f"stopped: {outcome.not_started} further runs were not started, their results could not be kept")
-    if outcome.interrupted or outcome.not_started:
-        lines += ["go on with:", f"  {command}"]
-    elif outcome.failed:
-        lines.append("run just those again with:")
-        lines += [f"  {line}" for line in command.only([run.cell.overrides for run, _ in outcome.failed])]
-    return lines
+def _run_launched(console: Console, runs: Sequence[Run], outcome: Outcome, config_dir: str | None, crew: Crew) -> None:
+    from qbench.launch import run_launched
 
+    def run_here(rest: Sequence[Run]) -> None:
+        with _stopped_by_sigterm():  # ray has put a handler of its own in the place of ours
+            _run_each(console, rest, outcome)
 
-def exit_code(failed: Sequence[Record]) -> int:
-    """0 if nothing failed, 2 if all that failed was bad input, else 1."""
-    if not failed:
-        return 0
-    return 2 if all(record.error_kind == "config" for record in failed) else 1
+    run_launched(console, runs, crew, config_dir, outcome, run_here)
 
 
 def print_plan(console: Console, plans: Sequence[Plan], num_cells: int, num_skipped: int, store: Path) -> None:

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 
-from qbench.catalog import COMMON, DESCRIPTIVE, GROUPS, builtin_configs, options
+from qbench.catalog import COMMON, DESCRIPTIVE, GROUPS, PLUGIN_GROUPS, builtin_configs, options
 from qbench.config import MeasureConfig, RunConfig, TrainConfig
+from qbench.hydra_settings import read_settings
 from qbench.limits import problem_with
 from qbench.steps import flat, flat_limits, steps
 
@@ -24,6 +27,7 @@ FILES = sorted(FOLDER.rglob("*.yaml"))
 GROUP_FILES = [path for path in FILES if path.parent != FOLDER]
 EXPERIMENTS = [path for path in GROUP_FILES if path.parent.name == "experiment"]
 OPTIONS = [path for path in GROUP_FILES if path not in EXPERIMENTS]
+PLUGINS = [path for path in OPTIONS if path.parent.parent.name == "hydra"]
 BUILT = [path for path in OPTIONS if path.parent.name in ("dataset", "model", "method", "runtime")]
 
 
@@ -65,8 +69,9 @@ def within(value: Any, limit: Any) -> bool:
 def test_files_are_found_where_the_program_looks() -> None:
     assert builtin_configs().resolve() == FOLDER.resolve()
     assert len(FILES) >= 36 and len(EXPERIMENTS) >= 6
-    assert {path.parent.name for path in GROUP_FILES} == set(GROUPS)
-    catalogued = {option.path.resolve() for group in GROUPS for option in options(group).values()}
+    groups = {*GROUPS, *(group for group in PLUGIN_GROUPS if options(group))}
+    assert {path.parent.relative_to(FOLDER).as_posix() for path in GROUP_FILES} == groups
+    catalogued = {option.path.resolve() for group in groups for option in options(group).values()}
     assert catalogued == {path.resolve() for path in GROUP_FILES}
     assert not list(FOLDER.rglob("*.yml"))
 
@@ -123,7 +128,7 @@ def test_target_is_there_and_takes_the_parameters(path: Path) -> None:
     assert not steps(content) or "steps" in accepted
 
 
-@pytest.mark.parametrize("path", [path for path in OPTIONS if path not in BUILT], ids=shown)
+@pytest.mark.parametrize("path", [path for path in OPTIONS if path not in BUILT + PLUGINS], ids=shown)
 def test_options_that_build_nothing_are_the_fields_of_a_dataclass(path: Path) -> None:
     schema = {"train": TrainConfig, "measure": MeasureConfig}[path.parent.name]
     content = load(path)
@@ -204,7 +209,18 @@ def test_experiments_set_keys_that_exist_within_their_limits(path: Path) -> None
             assert key in run and within(value, run["limits"][key])
 
 
-@pytest.mark.parametrize("path", GROUP_FILES, ids=shown)
+@pytest.mark.parametrize("path", PLUGINS, ids=shown)
+def test_plugins_are_hydras_and_installed(path: Path) -> None:
+    content = load(path)
+    module, _, name = content["_target_"].rpartition(".")
+    plugin = getattr(importlib.import_module(module), name)
+    assert issubclass(plugin, Launcher if path.parent.name == "launcher" else Sweeper)
+    settings = read_settings([f"hydra/{path.parent.name}={path.stem}"])
+    chosen = getattr(settings, path.parent.name)
+    assert (chosen.name, chosen.target, set(chosen.params)) == (path.stem, content["_target_"], settable(content))
+
+
+@pytest.mark.parametrize("path", [path for path in GROUP_FILES if path not in PLUGINS], ids=shown)
 def test_hydra_composes_every_option(path: Path) -> None:
     group = path.parent.name
     with initialize_config_dir(str(FOLDER.resolve()), version_base="1.3"):
