@@ -170,7 +170,8 @@ def _parameters(option: Option, content: dict[str, Any]) -> str:
     if option.group == "experiment":
         return "\n".join(_settings(_chosen(content)))
     limits = flat_limits(content)
-    parameters = flat(option.parameters())
+    plugin = option.group in PLUGIN_GROUPS
+    parameters = _dotted(option.parameters()) if plugin else flat(option.parameters())
     allowed = [f" ({describe(limits[name])})" if name in limits else "" for name in parameters]
     return "\n".join(text + limit for text, limit in zip(_settings(parameters), allowed))
 
@@ -182,14 +183,18 @@ def _chosen(experiment: dict[str, Any]) -> dict[str, Any]:
         if isinstance(entry, dict):
             found.update({key.removeprefix("override ").strip("/"): value for key, value in entry.items()})
 
-    def flatten(prefix: str, content: Mapping[str, Any]) -> None:
-        for key, value in content.items():
-            if isinstance(value, Mapping):
-                flatten(f"{prefix}{key}.", value)
-            else:
-                found[f"{prefix}{key}"] = value
+    return {
+        **found,
+        **_dotted({key: value for key, value in experiment.items() if key not in ("defaults", *DESCRIPTIVE)}),
+    }
 
-    flatten("", {key: value for key, value in experiment.items() if key not in ("defaults", *DESCRIPTIVE)})
+
+def _dotted(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings that hold anything as one, by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        nested = isinstance(value, Mapping) and value
+        found.update(_dotted(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
     return found
 
 

@@ -1,4 +1,4 @@
-"""What each launcher gives a cell: how many cells run at once, and on how many threads. No torch, no Hydra.
+"""What each launcher gives a cell: how many cells run at once, and on how many threads. No torch.
 
     joblib, submitit_local     n_jobs at once on this machine, which share its cores evenly
     ray                        num_cpus of the cluster for each; at once as many as it has room for
@@ -101,13 +101,11 @@ def _on_this_machine(plugin: Plugin, threads: int) -> Crew:
     cores, asked = physical_cores(), plugin.params["n_jobs"]
     at_once = asked or max(1, cores // threads)
     note = ""
-    if at_once * threads > max(cores, at_once):
-        fewer = f"hydra.launcher.n_jobs={max(1, cores // threads)}"
-        other = f"threads={max(1, cores // at_once)}"
-        note = (
-            f"{at_once} cells at once of {_threads(threads)} each slow one another down on {cores} cores; "
-            f"{fewer} or {other} would fit"
-        )
+    if at_once > 1 and at_once * threads > cores:
+        fits = [f"hydra.launcher.n_jobs={max(1, cores // threads)}"]
+        fits += [f"threads={cores // at_once}"] if cores >= at_once else []
+        many = f"{at_once} cells at once of {_threads(threads)} each"
+        note = f"{many} slow one another down on {cores} cores; {' or '.join(fits)} would fit"
     return Crew(plugin, threads, at_once, here=True, note=note)
 
 
@@ -122,7 +120,7 @@ def _ray(plugin: Plugin, threads: int) -> Crew:
     init, remote = params["init"], params["remote"]
     remote["num_cpus"] = cpus = remote["num_cpus"] or threads
     _enough("hydra.launcher.ray.remote.num_cpus", cpus, threads)
-    init["logging_level"] = "WARNING"
+    init["logging_level"] = "ERROR"  # what it has to say of itself is in its own log files
     if init["address"] is not None:  # a cluster that runs already has its own
         kept = {name: value for name, value in init.items() if name not in ("num_cpus", "include_dashboard")}
         params["init"] = {**kept, "object_store_memory": None}  # null, or the plugin sets it
