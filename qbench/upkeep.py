@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from qbench.errors import StoreError
 from qbench.store import MANIFEST, Store, remove
 
-STAGES = ("train", "quantize", "choose", "reference", "score", "profile")
+STAGES = ("train", "quantize", "choose", "reference", "score", "validate", "profile")
 COLLECTED = ".collected"  # what gc has taken out and not deleted yet
 AT_ONCE = 16  # entries looked at together: over a network most of the time is waiting
 HALF_MADE_SECONDS = 24 * 3600.0  # a checkpoint of a stopped training this old is not waited for any more
