@@ -19,7 +19,7 @@ from qbench.compose import Cell, baseline_method, compose_cells
 from qbench.console import make_console
 from qbench.durations import estimate
 from qbench.errors import ConfigError, NoRoomError
-from qbench.hydra_settings import HydraSettings, read_settings, split
+from qbench.hydra_settings import HydraSettings, is_search, read_settings, split
 from qbench.launchers import Crew, default_threads, is_basic, make_crew
 from qbench.outcome import Outcome, Run, exit_code, last_lines, show_failure
 from qbench.plan import Plan, PlannedStage, make_plan
@@ -41,6 +41,10 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     console = make_console()
     if config_dir is not None:
         sys.path.insert(0, str(Path(config_dir).resolve().parent))  # a package beside the user's YAML folder
+    if is_search(overrides):
+        from qbench.search import run_search
+
+        return run_search(console, overrides, config_dir, multirun)
     cells, settings = _composed(overrides, Path(config_dir) if config_dir else None, multirun)
     command = Command(tuple(overrides), config_dir, multirun, settings.overrides)
     baseline = baseline_method()
@@ -49,7 +53,7 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
         if cell.config is not None:
             plan = make_plan(cell.config, baseline)
             runs.setdefault(plan.run_id, Run(cell, cell.config, plan))
-    skipped = [_skipped(cell) for cell in cells if cell.config is None]
+    skipped = [skipped_record(cell) for cell in cells if cell.config is None]
     any_config = next(iter(runs.values())).config
     crew = None
     if not is_basic(settings.launcher):
@@ -66,7 +70,7 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
-    with _stopped_by_sigterm():
+    with stopped_by_sigterm():
         return _run_all(console, list(runs.values()), skipped, command, crew)
 
 
@@ -91,21 +95,33 @@ def _composed(overrides: Sequence[str], config_dir: Path | None, multirun: bool)
 def _run_all(
     console: Console, runs: Sequence[Run], skipped: Sequence[Record], command: Command, crew: Crew | None
 ) -> int:
-    from qbench.report.tables import rich_table, write_tables
-
     output_dir = runs[0].config.output_dir
     outcome = Outcome(records=[*skipped])
     try:
         for record in skipped:
-            _save(record, output_dir)
+            save_record(record, output_dir)
         if crew is None:
             _run_each(console, runs, outcome)
         else:
             _run_launched(console, runs, outcome, command.config_dir, crew)
     except KeyboardInterrupt:
         outcome.interrupted = True
-    if outcome.records:
-        console.print(rich_table(outcome.records))
+    show_tables(console, outcome.records, output_dir)
+    for line in last_lines(outcome, runs, command):
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    return INTERRUPTED if outcome.interrupted else exit_code([record for _, record in outcome.failed])
+
+
+def show_tables(console: Console, records: Sequence[Record], output_dir: Path) -> None:
+    """Print the table of these records, and rebuild the files from all.
+
+    Raises:
+        NoRoomError: They cannot be written.
+    """
+    from qbench.report.tables import rich_table, write_tables
+
+    if records:
+        console.print(rich_table(records))
     everything, files, problems = load_for_tables(output_dir / "records")
     for problem in problems:
         console.print(f"note: {problem}", markup=False, highlight=False, soft_wrap=True)
@@ -117,9 +133,6 @@ def _run_all(
             f"{output_dir / 'tables'} cannot be written ({error.strerror or error}); the records are kept, and "
             f"`qbench report {output_dir}` makes the tables once there is room"
         ) from error
-    for line in last_lines(outcome, runs, command):
-        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-    return INTERRUPTED if outcome.interrupted else exit_code([record for _, record in outcome.failed])
 
 
 def _run_each(console: Console, runs: Sequence[Run], outcome: Outcome) -> None:
@@ -145,7 +158,7 @@ def _run_launched(console: Console, runs: Sequence[Run], outcome: Outcome, confi
     from qbench.launch import run_launched
 
     def run_here(rest: Sequence[Run]) -> None:
-        with _stopped_by_sigterm():  # ray has put a handler of its own in the place of ours
+        with stopped_by_sigterm():  # ray has put a handler of its own in the place of ours
             _run_each(console, rest, outcome)
 
     run_launched(console, runs, crew, config_dir, outcome, run_here)
@@ -192,7 +205,7 @@ def _count_table(stages: Sequence[PlannedStage]) -> Table:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """Let a scheduler's SIGTERM end the sweep as Ctrl-C does, where this is the main thread, which alone may."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -209,13 +222,14 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _save(record: Record, output_dir: Path) -> None:
+def save_record(record: Record, output_dir: Path) -> None:
     try:
         record.save(output_dir / "records")
     except OSError as error:
         raise NoRoomError(f"{output_dir / 'records'} cannot be written ({error.strerror or error})") from error
 
 
-def _skipped(cell: Cell) -> Record:
+def skipped_record(cell: Cell, reason: str | None = None) -> Record:
+    """The row of a combination that cannot run; its reason is the cell's own unless another is given."""
     run_id = content_key("skipped", 1, cell.facts)[:12]
-    return Record(run_id=run_id, status="skipped", error=cell.skipped, **cell.facts)
+    return Record(run_id=run_id, status="skipped", error=reason or cell.skipped, **cell.facts)
