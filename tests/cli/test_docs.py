@@ -35,7 +35,7 @@ LAUNCHED = sorted(
     {
         line.strip()
         for page in PAGES
-        for line in page.read_text(encoding="utf-8").splitlines()
+        for line in page.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
         if line.strip().startswith("qbench run -m") and "hydra/launcher=" in line
     }
 )
