@@ -112,13 +112,16 @@ def check_space(composer: OneByOne, fixed: Sequence[str], space: Sequence[Dimens
     for options in _options(space):
         lacked = composer.lacked([*fixed, *options], [one.key for one in space])
         others = [one.ends[0] for one in space if one.key not in lacked and one.key not in GROUPS]
-        for word in [one for one in pending if one in options or _key(one) not in GROUPS]:
-            rest = [other for other in (*options, *others) if _key(other) != _key(word)]
-            cell, problems = composer.cell([*fixed, *rest, word])
+        for word in [*options, *(end for one in space if one.key not in GROUPS for end in one.ends)]:
+            if not pending.keys() & {word, *options}:
+                continue
+            words = [*(other for other in (*options, *others) if _key(other) != _key(word)), word]
+            cell, problems = composer.cell([*fixed, *words])
             if cell.config is not None and not problems:
                 config = cell.config
-                del pending[word]
-            else:
+                for accepted in words:
+                    pending.pop(accepted, None)
+            elif word in pending:
                 pending[word] = pending[word] or "\n".join(problems or [cell.skipped])
     if pending or config is None:
         raise ConfigError(list(dict.fromkeys(line for text in pending.values() for line in text.splitlines())))
