@@ -108,6 +108,27 @@ def compose_sweeps(
     return found
 
 
+class OneByOne:
+    """Composes one combination at a time, for whoever decides on the next when the last has run."""
+
+    def __init__(self, config_dir: Path | None = None) -> None:
+        self._composer = _Composer(config_dir, None)
+        self._presence: dict[str, str | None] = {}
+
+    def cell(self, words: Sequence[str]) -> tuple[Cell, list[str]]:
+        """The cell of overrides with one value each, and what is wrong with them; then it has no config."""
+        return _compose_cell(words, self._composer, True, self._presence)
+
+    def lacked(self, words: Sequence[str], keys: Sequence[str]) -> set[str]:
+        """Those of the keys that the options chosen in ``words`` do not have."""
+        chosen = [word for word in words if word.partition("=")[0] in GROUPS]
+        try:
+            defaults = self._composer.compose(chosen)
+        except ConfigError:  # an option that there is not: that is said elsewhere
+            return set()
+        return {key for key in keys if key not in GROUPS and key_problem(key, defaults) is not None}
+
+
 def read_override(text: str) -> Override | str:
     """One override as Hydra parses it, or what is wrong with it."""
     try:

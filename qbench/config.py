@@ -153,7 +153,10 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What the profile stage measures and how hard it tries; ``agreement`` says when to compare with the integers."""
+    """What the profile stage measures and how hard it tries.
+
+    ``agreement`` says when to compare with the integers, ``validation`` whether to score the validation images too.
+    """
 
     latency: bool = True
     memory: bool = True
@@ -163,6 +166,7 @@ class MeasureConfig:
     turn_seconds: float = 0.1
     ratio_tolerance: float = 0.05
     agreement: str = "deployed"
+    validation: bool = False
 
 
 @dataclass(frozen=True)

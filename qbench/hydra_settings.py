@@ -29,7 +29,8 @@ from qbench.steps import TARGET
 from qbench.trust import read_yaml
 
 BASIC = "basic"
-PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where Hydra takes launchers and sweepers from
+PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")  # where Hydra takes launchers from
+SEARCH = "qbench.trials.Settings"  # the one sweeper beside Hydra's own way: see search.py
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def read_settings(overrides: Sequence[str], config_dir: Path | None = None, mult
     return HydraSettings(launcher, sweeper, tuple(overrides))
 
 
+def is_search(overrides: Sequence[str]) -> bool:
+    """Whether a sweeper chooses the cells, so that their overrides are no grid."""
+    return any(text.startswith("hydra/sweeper=") and text != f"hydra/sweeper={BASIC}" for text in overrides)
+
+
 def _is_setting(key: str) -> bool:
     return key in PLUGIN_GROUPS or key.startswith(tuple(f"{group.replace('/', '.')}." for group in PLUGIN_GROUPS))
 
@@ -122,7 +128,9 @@ def _plugin(group: str, given: Mapping[str, Any], config_dir: Path | None, probl
             OmegaConf.update(values, key.removeprefix(f"{part}."), value, merge=True)
     plain: dict[str, Any] = OmegaConf.to_container(values, resolve=False)  # type: ignore[assignment]
     target = str(defaults.get(TARGET, PLUGINS[0]))
-    if not target.startswith(PLUGINS):
+    if group == "hydra/sweeper" and name in known and target != SEARCH:
+        problems.append(f"{of}: _target_ {target} is not allowed: the only sweeper is {SEARCH}.")
+    elif group == "hydra/launcher" and not target.startswith(PLUGINS):
         problems.append(f"{of}: _target_ {target} is not allowed: it is none of Hydra's plugins.")
     problems += problems_in(f"{part}.", plain, defaults, of=of)
     return Plugin(name, target, {key: value for key, value in plain.items() if key not in DESCRIPTIVE})

@@ -5,6 +5,7 @@
     choose    with runtime=auto: the fastest runtime for the artefact and each batch size, on this machine
     reference the artefact's logits computed with integers alone, once for all its runtimes
     score     accuracy of one artefact on the test images
+    validate  the same on the validation images, with measure.validation: of the artefact and of the float one
     profile   latency and memory of the artefact, beside the float artefact, on this machine
 
 A key covers exactly what the stage reads, the keys of the stages it builds on, and the stage's version. Bump a version
@@ -32,9 +33,10 @@ TORCH = Choice("torch", "qbench.runtime.torch_runtime.TorchRuntime", {"channels_
 INTEGER = Choice("integer", "qbench.runtime.integer.IntegerRuntime", {"check": False})
 AUTO = "qbench.runtime.auto.AutoRuntime"
 ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version decide what runtime=auto may choose
+COMPARED = ("agreement", "validation")  # of ``measure``: what to look at beside what is timed
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
 _Fields = TypeVar("_Fields", TrainConfig, AugmentConfig, TrainerConfig)
-VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "profile": 1}
+VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "validate": 1, "profile": 1}
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Plan:
     run_id: str
     choose: PlannedStage | None = None
     reference: PlannedStage | None = None
+    validate: PlannedStage | None = None
+    baseline_validate: PlannedStage | None = None
 
     @property
     def is_timed(self) -> bool:
@@ -80,7 +84,8 @@ class Plan:
     def stages(self) -> tuple[PlannedStage, ...]:
         """In execution order, each key once."""
         of_baseline, own = (self.train, self.baseline, self.baseline_score), (self.quantize, self.choose)
-        listed = (*of_baseline, *own, self.reference, self.score, self.profile)
+        validations = (self.baseline_validate, self.validate)
+        listed = (*of_baseline, *own, self.reference, self.score, *validations, self.profile)
         unique = {(stage.stage, stage.key): stage for stage in listed if stage is not None}
         return tuple(unique.values())
 
@@ -105,16 +110,21 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
     names = f"{config.dataset.choice.name} {config.model.choice.name} {config.method.name}"
     identity = [names, score.key, profile.key if profile else None]
     identity += [reference.key] if reference is not None and compares else []
+    validate = planner.validate(own_artefact, runtime) if config.measure.validation else None
+    identity += [validate.key] if validate is not None else []
+    float_runtime = _identity(baseline_runtime(config))
     return Plan(
         train=train,
         baseline=float_artefact,
         quantize=own_artefact,
-        baseline_score=planner.score(float_artefact, _identity(baseline_runtime(config))),
+        baseline_score=planner.score(float_artefact, float_runtime),
         score=score,
         profile=profile,
         run_id=content_key("run", 1, identity)[:12],
         choose=choose,
         reference=reference,
+        validate=validate,
+        baseline_validate=None if validate is None else planner.validate(float_artefact, float_runtime),
     )
 
 
@@ -164,6 +174,10 @@ class _Planner:
         fields = {"artefact": made.key, **self.data, "runtime": runtime, **self.where}
         return self._planned("score", made.subject, fields)
 
+    def validate(self, made: PlannedStage, runtime: Mapping[str, Any]) -> PlannedStage:
+        # the validation images follow from the training that the artefact stands on
+        return self._planned("validate", made.subject, {"artefact": made.key, "runtime": runtime, **self.where})
+
     def profile(self, baseline: PlannedStage, own: PlannedStage, runtime: Mapping[str, Any]) -> PlannedStage:
         fields = {
             "artefact": own.key,
@@ -180,7 +194,7 @@ class _Planner:
 
     def _timing(self) -> dict[str, Any]:
         """How to measure, without what says what to compare."""
-        return {name: value for name, value in asdict(self.config.measure).items() if name != "agreement"}
+        return {name: value for name, value in asdict(self.config.measure).items() if name not in COMPARED}
 
     def _planned(
         self, stage: str, subject: str, fields: dict[str, Any], method: str = "", epochs: int = 1

@@ -23,6 +23,7 @@ OUT_OF_MEMORY = {
     "choose": "out of memory in choose: lower measure.batch_sizes",
     "reference": "out of memory in reference: lower limit_test, or set measure.agreement=never",
     "score": "out of memory in score: lower limit_test, or take a smaller model",
+    "validate": "out of memory in validate: lower dataset.validation_fraction, or take a smaller model",
     "profile": "out of memory in profile: lower measure.batch_sizes",
 }
 

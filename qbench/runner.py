@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qbench import durations
-from qbench.assess import assess
+from qbench.assess import assess, with_validation
 from qbench.assets import pin_threads
 from qbench.choose import choose_stage, chosen_runtimes
 from qbench.collect import collect_details
@@ -36,6 +36,7 @@ from qbench.stages import (
     reference_stage,
     score_stage,
     train_stage,
+    validate_stage,
 )
 from qbench.store import Store
 from qbench.trackers.base import log_run
@@ -80,6 +81,7 @@ def make_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progres
             parts = made.parts(baseline)
             if plan.choose is None:
                 made.own_score(parts.own, None, parts.integers)
+                made.validations(parts.own, parts.reference, None)
     except Exception as error:
         record = failed_record(config, plan, error)
         _save(config, record)
@@ -115,10 +117,12 @@ def _run_stages(
     own, reference, integers = parts.own, parts.reference, parts.integers
     chosen = made.choice(own)
     own_score = made.own_score(own, chosen, integers)
+    validations = made.validations(own, reference, chosen)
     profile = made.profile(own, reference, baseline_runtime(config), chosen)
     record = blank_record(config, plan.run_id, "ok")
     compared = integers if compares_with_integers(config) else None
     record = assess(record, parts.trained, own, reference, own_score, parts.reference_score, compared)
+    record = with_validation(record, *validations) if validations is not None else record
     record = _with_choice(_with_profile(record, profile), made.choice_facts)
     details = collect_details(record, own, reference, own_score, compared)
     made.forget_contended(profile)
@@ -203,8 +207,24 @@ class _Stages:
         if integers is not None and is_reference(self.config.runtime):
             make = partial(adopt_reference_stage, integers, artifact_of(own).path)
             return self.folder(self.plan.score, make)
-        runtime = self.config.runtime if chosen is None else chosen[self.config.measure.batch_sizes[0]]
-        return self.score(self.plan.score, own, runtime)
+        return self.score(self.plan.score, own, self._own_runtime(chosen))
+
+    def validations(self, own: Path, reference: Path, chosen: Mapping[int, Choice] | None) -> tuple[Path, Path] | None:
+        """Both files on the validation images, each on the runtime of its score; None unless that was asked for."""
+        if self.plan.validate is None or self.plan.baseline_validate is None:
+            return None
+        asked = (
+            (self.plan.validate, own, self._own_runtime(chosen)),
+            (self.plan.baseline_validate, reference, baseline_runtime(self.config)),
+        )
+        made, before = (
+            self.folder(planned, partial(validate_stage, self.config, runtime, artifact_of(artifact).path))
+            for planned, artifact, runtime in asked
+        )
+        return made, before
+
+    def _own_runtime(self, chosen: Mapping[int, Choice] | None) -> Choice:
+        return self.config.runtime if chosen is None else chosen[self.config.measure.batch_sizes[0]]
 
     def profile(
         self, own: Path, reference: Path, float_runtime: Choice, chosen: Mapping[int, Choice] | None
@@ -219,7 +239,7 @@ class _Stages:
         """Figures of a busy machine are shown with a warning this time, and measured again the next."""
         stages = [self.plan.profile] if profile.get("contended") else []
         if self.choice_facts.get("contended"):  # the score is that of a runtime it may not choose next time
-            stages = [self.plan.choose, self.plan.score, self.plan.profile]
+            stages = [self.plan.choose, self.plan.score, self.plan.validate, self.plan.profile]
         for stage in stages:
             if stage is not None:
                 self.store.discard(stage.stage, stage.key)

@@ -17,7 +17,7 @@ from qbench.compose import Cell, baseline_method, compose_sweeps
 from qbench.config import NO_TRACKER, RunConfig
 from qbench.console import make_console
 from qbench.errors import ConfigError, NoRoomError
-from qbench.hydra_settings import HydraSettings, read_settings, split
+from qbench.hydra_settings import HydraSettings, is_search, read_settings, split
 from qbench.launchers import Crew, default_threads, is_basic, make_crew
 from qbench.outcome import Outcome, Run, exit_code, last_lines, show_failure
 from qbench.plan import make_plan
@@ -39,6 +39,10 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
         NoRoomError: Records or tables cannot be written; what is finished is kept.
     """
     import_beside(config_dir)
+    if is_search(overrides):
+        from qbench.search import run_search
+
+        return run_search(make_console(), overrides, config_dir, multirun)
     about_the_sweep, about_cells = split(overrides)
     (cells,), settings = composed([about_cells], about_the_sweep, config_dir, multirun)
     return run_cells(cells, Command(tuple(overrides), config_dir, multirun, settings.overrides), settings)
@@ -112,11 +116,11 @@ def run_cells(cells: Sequence[Cell], command: Command, settings: HydraSettings, 
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
     outcome = Outcome(records=skipped)
-    with _stopped_by_sigterm():
+    with stopped_by_sigterm():
         _run_all(console, runs, outcome, command, crew)
         rows = {record.run_id: record for record in outcome.records}
-        (show or _show_table)(console, {words: rows[one] for words, one in run_ids.items() if one in rows})
-        _write_tables(console, any_config.output_dir)
+        (show or _show_rows)(console, {words: rows[one] for words, one in run_ids.items() if one in rows})
+        write_all_tables(console, any_config.output_dir)
     for line in last_lines(outcome, runs, command):
         console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     return INTERRUPTED if outcome.interrupted else exit_code([record for _, record in outcome.failed])
@@ -130,7 +134,7 @@ def _distinct(cells: Sequence[Cell]) -> tuple[list[Run], list[Record], dict[tupl
     run_ids: dict[tuple[str, ...], str] = {}
     for cell in cells:
         if cell.config is None:
-            record = _skipped(cell)
+            record = skipped_record(cell)
             skipped[record.run_id] = record
             run_ids[cell.overrides] = record.run_id
         else:
@@ -148,19 +152,23 @@ def _check_tracker(config: RunConfig) -> None:
         check_tracker(config.tracker)
 
 
-def _show_table(console: Console, records: Mapping[tuple[str, ...], Record]) -> None:
+def _show_rows(console: Console, records: Mapping[tuple[str, ...], Record]) -> None:
+    show_table(console, list({record.run_id: record for record in records.values()}.values()))
+
+
+def show_table(console: Console, records: Sequence[Record]) -> None:
+    """Print a table of these records, if there are any."""
     from qbench.report.tables import rich_table
 
-    rows = {record.run_id: record for record in records.values()}
-    if rows:
-        console.print(rich_table(list(rows.values())))
+    if records:
+        console.print(rich_table(records))
 
 
 def _run_all(console: Console, runs: Sequence[Run], outcome: Outcome, command: Command, crew: Crew | None) -> None:
     """Every run, here or by a launcher, until the end or an interrupt."""
     try:
         for record in outcome.records:  # the skipped
-            _save(record, runs[0].config.output_dir)
+            save_record(record, runs[0].config.output_dir)
         if crew is None:
             _run_each(console, runs, outcome)
         else:
@@ -169,7 +177,12 @@ def _run_all(console: Console, runs: Sequence[Run], outcome: Outcome, command: C
         outcome.interrupted = True
 
 
-def _write_tables(console: Console, output_dir: Path) -> None:
+def write_all_tables(console: Console, output_dir: Path) -> None:
+    """Rebuild the files of tables from all records.
+
+    Raises:
+        NoRoomError: They cannot be written.
+    """
     from qbench.report.tables import write_tables
 
     everything, files, problems = load_for_tables(output_dir / "records")
@@ -208,14 +221,14 @@ def _run_launched(console: Console, runs: Sequence[Run], outcome: Outcome, confi
     from qbench.launch import run_launched
 
     def run_here(rest: Sequence[Run]) -> None:
-        with _stopped_by_sigterm():  # ray has put a handler of its own in the place of ours
+        with stopped_by_sigterm():  # ray has put a handler of its own in the place of ours
             _run_each(console, rest, outcome)
 
     run_launched(console, runs, crew, config_dir, outcome, run_here)
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """Let a scheduler's SIGTERM end the sweep as Ctrl-C does, where this is the main thread, which alone may."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -232,13 +245,14 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _save(record: Record, output_dir: Path) -> None:
+def save_record(record: Record, output_dir: Path) -> None:
     try:
         record.save(output_dir / "records")
     except OSError as error:
         raise NoRoomError(f"{output_dir / 'records'} cannot be written ({error.strerror or error})") from error
 
 
-def _skipped(cell: Cell) -> Record:
+def skipped_record(cell: Cell, reason: str | None = None) -> Record:
+    """The row of a combination that cannot run; its reason is the cell's own unless another is given."""
     run_id = content_key("skipped", 1, cell.facts)[:12]
-    return Record(run_id=run_id, status="skipped", error=cell.skipped, **cell.facts)
+    return Record(run_id=run_id, status="skipped", error=reason or cell.skipped, **cell.facts)

@@ -194,7 +194,7 @@ def test_the_package_itself_imports_nothing() -> None:
 
 def test_only_composing_and_the_command_line_know_hydra() -> None:
     users = {module_of(path) for path in FILES if libraries(path) & {"hydra", "omegaconf"}}
-    assert users == {"qbench.cli", "qbench.compose", "qbench.hydra_settings", "qbench.launch"}
+    assert users == {"qbench.cli", "qbench.compose", "qbench.hydra_settings", "qbench.launch", "qbench.search_space"}
 
 
 @pytest.mark.parametrize("part", LIBRARIES)

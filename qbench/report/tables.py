@@ -24,6 +24,7 @@ LEADING = (
     "status", "error", "warning", "dataset", "model", "method", "weight_bits", "act_bits", "variant", "seed", "runtime",
     "top1_percent", "top1_low_percent", "top1_high_percent", "top1_baseline_percent", "delta_points",
     "delta_low_points", "delta_high_points", "delta_p_value", "top5_percent", "loss", "agreement_percent", "n_test",
+    "validation_top1_percent", "validation_top1_baseline_percent",
     "size_bytes", "size_baseline_bytes", "compression_ratio", "bits_per_weight", "codes_bytes", "codebooks_bytes",
     "scales_bytes", "floats_bytes", "masks_bytes", "container_bytes", "fixed_width_bytes", "pruned_bytes",
     "sparsity_percent",
