@@ -76,6 +76,7 @@ bench: $(READY_BENCH) ## qbench beside other libraries; JSON in docs/results/ben
 	$(BIN)/python benchmarks/fine_tuning.py --json $(RESULTS)/benchmarks/fine_tuning.json
 	$(BIN)/python benchmarks/report.py --json $(RESULTS)/benchmarks/report.json
 	$(BIN)/python benchmarks/sweep.py --json $(RESULTS)/benchmarks/sweep.json
+	$(BIN)/python benchmarks/contention.py --json $(RESULTS)/benchmarks/contention.json
 
 results: export SWEEPS := $(SWEEPS)
 results: export QBENCH_OUTPUTS = outputs/results

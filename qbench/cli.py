@@ -33,6 +33,7 @@ examples
   qbench run method=kmeans bits=4                               the embedded digits, a small network
   qbench run -m method=linear,kmeans bits=8,4,2                 a sweep; the float baseline is trained once
   qbench run -m method=linear,kmeans hydra/launcher=joblib      several at once; submitit_slurm, ray: on clusters
+  qbench run -m bits=2,4,8 method=linear,qat hydra/sweeper=optuna    Optuna chooses which to run: docs/search.md
   qbench run dataset=cifar10 model=vgg16 method=kmeans bits=4   downloads CIFAR-10 where it is missing
   qbench run model=vgg16 dry=true                               print the plan and stop
   qbench study b seed=0,1,2                                     three networks on Fashion-MNIST, PTQ and QAT

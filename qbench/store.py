@@ -35,7 +35,7 @@ GATE = "gate.lock"
 FORMAT = 1
 POLL_SECONDS = 0.02  # between the first two looks at what another process holds
 POLL_SHARE = 0.05  # later looks wait this share of the time waited so far: many waiters must not wear out a server
-POLL_LONGEST_SECONDS = 5.0
+POLL_LONGEST_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
 

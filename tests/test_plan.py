@@ -127,6 +127,17 @@ def test_integers_are_computed_once_for_all_runtimes_of_an_artefact() -> None:
     assert [stage.stage for stage in plans["inductor"].stages][-4:] == ["quantize", "reference", "score", "profile"]
 
 
+def test_validation_images_are_scored_where_that_is_asked_for() -> None:
+    plain, plan = plan_of(), plan_of("measure.validation=true")
+    assert plain.validate is None and plain.baseline_validate is None
+    assert [stage.stage for stage in plan.stages][-3:] == ["validate", "validate", "profile"]
+    assert plan.validate != plan.baseline_validate and plan.run_id != plain.run_id
+    assert (plan.score, plan.profile, plan.quantize) == (plain.score, plain.profile, plain.quantize)
+    same, other = plan_of("measure.validation=true", "limit_test=100"), plan_of("measure.validation=true", "bits=2")
+    assert same.validate == plan.validate  # test images have nothing to do with it
+    assert other.validate != plan.validate and other.baseline_validate == plan.baseline_validate
+
+
 def test_another_artefact_or_test_set_has_another_reference() -> None:
     words = ("method=integer", "runtime=inductor")
     first = plan_of(*words).reference
