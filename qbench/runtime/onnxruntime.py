@@ -16,6 +16,7 @@ from torch import Tensor
 from qbench.artifact import load
 from qbench.errors import ArtifactError, RuntimeUnavailable
 from qbench.program.graph import Program
+from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
 from qbench.runtime.onnx.graph import EXTRA
@@ -27,7 +28,7 @@ _PROVIDERS = ["CPUExecutionProvider"]
 _OWN_QUANTIZERS = ["WeightBiasQuantization"]  # rounds float weights between quantizers to int8, asked or not
 
 
-class OnnxRuntimeExecutable:
+class OnnxRuntimeExecutable(ImageExecutable):
     """A session.
 
     Attributes:
@@ -37,12 +38,14 @@ class OnnxRuntimeExecutable:
     """
 
     def __init__(self, session: Any, found: Verdict) -> None:
+        images = session.get_inputs()[0]
+        super().__init__("onnxruntime", [size if isinstance(size, int) else None for size in images.shape])
         self.session = session
         self.kind, self.precision, self.fallbacks = found.kind, found.precision, found.fallbacks
-        self._input = session.get_inputs()[0].name
+        self._input = images.name
         self._output = session.get_outputs()[0].name
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Tensor:
         array = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
         (logits,) = self.session.run([self._output], {self._input: array})
         return torch.from_numpy(logits)

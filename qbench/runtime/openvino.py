@@ -13,6 +13,7 @@ from torch import Tensor
 from qbench.artifact import load
 from qbench.errors import ArtifactError, RuntimeUnavailable
 from qbench.program.graph import Program
+from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
 from qbench.runtime.onnx.kernels import Kernel, verdict
@@ -26,7 +27,7 @@ _QUANTIZED = {"FakeQuantize", "FakeConvert"}
 _INTEGER_TYPES = {"i8", "u8"}
 
 
-class OpenVinoExecutable:
+class OpenVinoExecutable(ImageExecutable):
     """A model, compiled for the batch size it was last called with: fixed shapes are what its kernels are fastest on.
 
     Attributes:
@@ -39,10 +40,11 @@ class OpenVinoExecutable:
         self._core, self._model, self._settings, self._quantized = core, model, settings, quantized
         self._shape: tuple[int, ...] | None = None
         self._request: Any = None
-        first = model.input(0).get_partial_shape()
-        self._compile(tuple(size.get_length() if size.is_static else 1 for size in first))
+        sizes = [size.get_length() if size.is_static else None for size in model.input(0).get_partial_shape()]
+        super().__init__("openvino", (None, *sizes[1:]))  # the number of images may be another at each call
+        self._compile(tuple(size or 1 for size in sizes))
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Tensor:
         array = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
         if array.shape != self._shape:
             self._compile(array.shape)
