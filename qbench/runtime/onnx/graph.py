@@ -25,8 +25,9 @@ class Graph:
 
     def __init__(self) -> None:
         self._onnx = import_extra("onnx", EXTRA)
-        self._nodes: list[Any] = []
-        self._constants: dict[str, Any] = {}
+        # grows in place: put together from parts, every weight would be copied three times over
+        self._model = self._onnx.ModelProto()
+        self._graph = self._model.graph
         self._scalars: dict[tuple[str, float], str] = {}
         self._taken: set[str] = set()
 
@@ -36,13 +37,16 @@ class Graph:
         """Append a node, named after the program's node it belongs to. An empty input is one left out."""
         output = self._unused(f"{name}{suffix}")
         made = self._onnx.helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes)
-        self._nodes.append(made)
+        self._graph.node.append(made)
         return output
 
     def constant(self, name: str, values: Array) -> str:
         """Append a constant tensor."""
         unused = self._unused(name)
-        self._constants[unused] = self._onnx.numpy_helper.from_array(np.asarray(values, order="C"), unused)
+        dtype = values.dtype
+        tensor = self._graph.initializer.add(name=unused, dims=values.shape)
+        tensor.data_type = self._onnx.helper.np_dtype_to_tensor_dtype(dtype)
+        tensor.raw_data = values.astype(dtype.newbyteorder("<"), copy=False).tobytes()  # in row-major order
         return unused
 
     def scalar(self, value: float, dtype: Any) -> str:
@@ -75,25 +79,21 @@ class Graph:
         """
         helper, float32 = self._onnx.helper, self._onnx.TensorProto.FLOAT
         self._name_output(output)
-        ends = {
-            name: helper.make_tensor_value_info(name, float32, [batch or "batch", *shape])
-            for name, shape in shapes.items()
-        }
-        graph = helper.make_graph(
-            self._nodes, "qbench", [ends["input"]], [ends["logits"]], list(self._constants.values())
-        )
-        domains = {node.domain for node in self._nodes}
-        opsets = [helper.make_opsetid("", OPSET)]
-        opsets += [helper.make_opsetid(MICROSOFT, _MICROSOFT_VERSION)] if MICROSOFT in domains else []
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qbench")
+        model, graph = self._model, self._graph
+        for name, ends in (("input", graph.input), ("logits", graph.output)):
+            ends.append(helper.make_tensor_value_info(name, float32, [batch or "batch", *shapes[name]]))
+        graph.name, model.producer_name, model.ir_version = "qbench", "qbench", IR_VERSION
+        model.opset_import.append(helper.make_opsetid("", OPSET))
+        if any(node.domain == MICROSOFT for node in graph.node):
+            model.opset_import.append(helper.make_opsetid(MICROSOFT, _MICROSOFT_VERSION))
         helper.set_model_props(model, dict(metadata))
         return model
 
     def _name_output(self, tensor: str) -> None:
         """Call a tensor "logits", by the node that makes it: one that only renames would be one more to run."""
-        if not any(tensor in node.output for node in self._nodes):  # the program hands on its input
+        if not any(tensor in node.output for node in self._graph.node):  # the program hands on its input
             tensor = self.node("Identity", (tensor,), "output")
-        for node in self._nodes:
+        for node in self._graph.node:
             for names in (node.input, node.output):
                 for index, name in enumerate(names):
                     if name == tensor:
