@@ -135,11 +135,11 @@ def load(path: Path) -> Program:
 def _content(file: io.FileIO) -> memoryview:
     """All of a file: in memory of NumPy's, whose large pages take a fraction of the time of those of a bytes object."""
     content, filled = np.empty(os.fstat(file.fileno()).st_size, np.uint8), 0
-    while count := file.readinto(memoryview(content)[filled:]):
+    while count := file.readinto(content.data[filled:]):
         filled += count
     rest = file.readall()  # it has grown since
     whole = np.concatenate([content[:filled], np.frombuffer(rest, np.uint8)]) if rest else content[:filled]
-    return memoryview(whole)
+    return whole.data
 
 
 def _sync_folder(folder: Path) -> None:

@@ -116,6 +116,9 @@ def unpack_unsigned(packed: Tensor, bits: int, count: int) -> Tensor:
         raise ValueError(f"the {8 - used} padding bits of the last byte are not all zero")
     if bits == 8:
         return packed
+    if bits in (16, 32):  # whole words
+        words = packed.cpu().numpy().view(f"<u{bits // 8}")
+        return torch.from_numpy(words.astype("i4" if bits == 16 else "i8")).to(packed.device)
     per_block, bytes_per_block = _block(bits)
     work, _ = _work(bits)
     blocks = _padded(packed, bytes_per_block).to(work)  # [B, bytes per block]

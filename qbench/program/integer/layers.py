@@ -64,11 +64,10 @@ def unfolded_layer(program: Program, node: Node, grid: Grid) -> tuple[Tensor, Te
 def _check_reach(node: Node, codes: Tensor, bias: Tensor, grid: Grid) -> None:
     """Raise MethodError if a partial sum, in whatever order, could leave int32."""
     largest_code = max(abs(grid.qmin), abs(grid.qmax))
-    ends = torch.aminmax(codes)
-    largest_weight = max(-int(ends.min), int(ends.max))
+    largest_weight = 128 if codes.dtype is torch.int8 else 255  # of differences of two codes of 8 bits
     most = codes[0].numel() * largest_weight * (largest_code + abs(grid.zero_point)) + int(bias.long().abs().max())
     if most <= INT32_MAX:
-        return  # of weights that are all as large as the largest: most layers are far from the limit
+        return  # were all of them as large as that: most layers are far from the limit
     flat = codes.flatten(1).to(torch.int64)
     folded = bias.to(torch.int64) - grid.zero_point * flat.sum(1)
     reach = int((flat.abs().sum(1) * largest_code + folded.abs()).max())

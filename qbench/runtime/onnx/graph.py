@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qbench.runtime.extras import import_extra
 from qbench.runtime.onnx.grids import Stored
+from qbench.runtime.onnx.parts import EXTRA, LARGE_BYTES, Array, Parts
 
 OPSET = 17  # has every operator used here, and is read by runtimes from 2022 on
 IR_VERSION = 8
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's integer operators that ONNX itself does not have
-EXTRA = "onnxruntime"
 _MICROSOFT_VERSION = 1
-
-Array = NDArray[Any]
 
 
 class Graph:
@@ -28,7 +25,8 @@ class Graph:
         # grows in place: put together from parts, every weight would be copied three times over
         self._model = self._onnx.ModelProto()
         self._graph = self._model.graph
-        self._scalars: dict[tuple[str, float], str] = {}
+        self._large: dict[str, Array] = {}
+        self._scalars: dict[tuple[np.dtype[Any], float], str] = {}
         self._taken: set[str] = set()
 
     def node(
@@ -36,8 +34,8 @@ class Graph:
     ) -> str:
         """Append a node, named after the program's node it belongs to. An empty input is one left out."""
         output = self._unused(f"{name}{suffix}")
-        made = self._onnx.helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes)
-        self._graph.node.append(made)
+        made = self._graph.node.add(op_type=op, name=output, domain=domain, input=inputs, output=[output])
+        made.attribute.extend(self._onnx.helper.make_attribute(*one) for one in sorted(attributes.items()))
         return output
 
     def constant(self, name: str, values: Array) -> str:
@@ -46,14 +44,18 @@ class Graph:
         dtype = values.dtype
         tensor = self._graph.initializer.add(name=unused, dims=values.shape)
         tensor.data_type = self._onnx.helper.np_dtype_to_tensor_dtype(dtype)
-        tensor.raw_data = values.astype(dtype.newbyteorder("<"), copy=False).tobytes()  # in row-major order
+        little = np.asarray(values, dtype.newbyteorder("<"), order="C")
+        if little.nbytes >= LARGE_BYTES:
+            self._large[unused] = little
+        else:
+            tensor.raw_data = little.tobytes()
         return unused
 
     def scalar(self, value: float, dtype: Any) -> str:
         """A constant of no axes; equal ones are stored once."""
-        key = (np.dtype(dtype).name, float(value))
+        key = (np.dtype(dtype), float(value))
         if key not in self._scalars:
-            self._scalars[key] = self.constant(f"{key[0]}_{len(self._scalars)}", np.array(value, dtype))
+            self._scalars[key] = self.constant(f"{key[0].name}_{len(self._scalars)}", np.array(value, dtype))
         return self._scalars[key]
 
     def grid(self, grid: Stored) -> tuple[str, str]:
@@ -68,8 +70,8 @@ class Graph:
 
     def model(
         self, shapes: Mapping[str, Sequence[int]], output: str, batch: int | None, metadata: Mapping[str, str]
-    ) -> Any:
-        """The finished model, an ``onnx.ModelProto``.
+    ) -> Parts:
+        """The finished model.
 
         Args:
             shapes: "input" and "logits" -> shape of one image.
@@ -87,7 +89,7 @@ class Graph:
         if any(node.domain == MICROSOFT for node in graph.node):
             model.opset_import.append(helper.make_opsetid(MICROSOFT, _MICROSOFT_VERSION))
         helper.set_model_props(model, dict(metadata))
-        return model
+        return Parts(model, self._large)
 
     def _name_output(self, tensor: str) -> None:
         """Call a tensor "logits", by the node that makes it: one that only renames would be one more to run."""
