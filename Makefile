@@ -22,13 +22,21 @@ endef
 # what `make results-studies` runs
 STUDIES ?= e b a d c
 RESULTS := docs/results
+# run_sweeps,NAME,WORDS: the sweeps in docs/results/NAME/runs.txt with some words more; their records beside it
+define run_sweeps
+set -e; grep -v '^#' $(RESULTS)/$(1)/runs.txt | while read -r sweep; do $(BIN)/qbench run -m $$sweep $(2); done
+rm -rf $(RESULTS)/$(1)/records
+mkdir -p $(RESULTS)/$(1)/records
+cp outputs/$(1)/records/*.json $(RESULTS)/$(1)/records/
+endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy results-studies docs clean
+.PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy results-agreement results-exports
+.PHONY: results-studies docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "qbench needs Python 3.10 or newer as $(PYTHON); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -89,16 +97,12 @@ results: $(READY) ## the experiments behind docs/results and the README (hours; 
 	cp outputs/results/records/*.json $(RESULTS)/records/
 	cp outputs/results/details/*.json $(RESULTS)/details/
 	$(BIN)/qbench report $(RESULTS)/records
-	$(MAKE) results-accuracy results-studies docs
+	$(MAKE) results-accuracy results-agreement results-exports results-studies docs
 
 results-accuracy: export QBENCH_OUTPUTS = outputs/accuracy
 results-accuracy: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
 results-accuracy: $(READY) ## the part of results that is in docs/results/accuracy (hours; resumable)
-	set -e; grep -v '^#' $(RESULTS)/accuracy/runs.txt | while read -r sweep; do \
-	  $(BIN)/qbench run -m $$sweep measure=none; done
-	rm -rf $(RESULTS)/accuracy/records
-	mkdir -p $(RESULTS)/accuracy/records
-	cp outputs/accuracy/records/*.json $(RESULTS)/accuracy/records/
+	$(call run_sweeps,accuracy,measure=none)
 	$(BIN)/qbench report $(RESULTS)/accuracy/records
 
 results-studies: export QBENCH_OUTPUTS = outputs/studies
@@ -109,10 +113,20 @@ results-studies: $(READY) ## the part of results that is in docs/results/studies
 	cp outputs/studies/records/*.json $(RESULTS)/studies/records/
 	cp outputs/studies/tables/study_* $(RESULTS)/studies/tables/
 
+results-agreement: export QBENCH_OUTPUTS = outputs/agreement
+results-agreement: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
+results-agreement: $(READY) ## the part of results that is in docs/results/agreement (hours, a quiet machine; resumable)
+	$(call run_sweeps,agreement,measure.agreement=always)
+	$(BIN)/python -m qbench.report.goals $(RESULTS)/agreement
+
+results-exports: $(READY) ## C of what results-agreement has made, compiled and compared; docs/results/exports
+	$(BIN)/python -m qbench.export.survey $(RESULTS)/agreement/records $(RESULTS)/exports
+
 docs: $(READY) ## rebuild the methods page from the methods, and the README's table from the records
 	$(BIN)/python -m qbench.methods_page docs/methods.md
 	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/accuracy
+	$(BIN)/python -m qbench.report.goals $(RESULTS)/agreement
 
 clean: ## remove .venv, caches and builds; outputs/ stays
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

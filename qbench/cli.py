@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from qbench import __version__
+from qbench.usage import USAGES, asks_for_help
 
 HELP = f"""qbench {__version__}: what does quantizing a network cost in accuracy, and what does it buy?
 
@@ -80,7 +81,7 @@ def _dispatch(words: list[str]) -> int:
     from qbench.errors import QBenchError
 
     if not words or words[0] in ("help", "--help", "-h"):
-        print(HELP, end="")
+        print(USAGES.get(" ".join(words[1:]), HELP), end="")
         return 0
     if words[0] == "--version":
         print(f"qbench {__version__}")
@@ -88,6 +89,9 @@ def _dispatch(words: list[str]) -> int:
     if words[0] in ("-sc", "--shell-completion"):
         return _complete(words)
     verb = VERBS.get(words[0])
+    if verb is not None and asks_for_help(words[1:]):
+        print(USAGES.get(words[0], HELP), end="")
+        return 0
     try:
         if verb is None:
             from qbench.catalog import nearest
@@ -102,9 +106,6 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if any(word in ("-h", "--help") for word in words):
-        print(HELP, end="")
-        return 0
     if any(word.split("=")[0] in HYDRA_FLAGS for word in words):
         return _hydra(words)
     from qbench.sweep import run_sweep

@@ -19,7 +19,7 @@ from qbench.reproduce import command
 from qbench.rows import ABOUT_THE_CALL, blank_record
 
 ROOT = Path(__file__).parents[1]
-COMMITTED = [record for folder in ("records", "accuracy/records") for record in
+COMMITTED = [record for folder in ("records", "accuracy/records", "agreement/records") for record in
              load_records(ROOT / "docs" / "results" / folder)[0]]  # fmt: skip
 SETTINGS = [
     ["method=kmeans", "bits=3", "seed=7"],

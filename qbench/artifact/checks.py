@@ -122,8 +122,12 @@ def check_grid(bits: Any, qmin: Any, qmax: Any, where: str) -> tuple[int, int, i
 
 
 def _check_within(values: Tensor, lowest: int, highest: int, what: str) -> None:
-    if values.numel() and not (lowest <= int(values.min()) and int(values.max()) <= highest):
-        raise ValueError(f"{what} span [{int(values.min())}, {int(values.max())}], outside [{lowest}, {highest}]")
+    of_type = torch.iinfo(values.dtype)
+    if not values.numel() or (lowest <= of_type.min and of_type.max <= highest):
+        return  # whatever the type holds is within
+    least, most = (int(end) for end in torch.aminmax(values))
+    if least < lowest or most > highest:
+        raise ValueError(f"{what} span [{least}, {most}], outside [{lowest}, {highest}]")
 
 
 def _check_shapes(node: Node, program: Program) -> None:

@@ -16,9 +16,9 @@ def object_of(value: Any, where: str, required: Sequence[str] = (), optional: Se
     missing = [key for key in required if key not in value]
     if missing:
         raise ValueError(f"{where} lacks {missing[0]!r}")
-    unknown = sorted(set(value) - set(required) - set(optional))
+    unknown = set(value).difference(required, optional)
     if unknown:
-        raise ValueError(f"{where} has the unknown key {unknown[0]!r}")
+        raise ValueError(f"{where} has the unknown key {min(unknown)!r}")
     return value
 
 

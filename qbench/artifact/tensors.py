@@ -174,7 +174,7 @@ class Reader:
             return self._dense(key, written, None)
         content = fields.object_of(_only(kinds, "sparse", where), where, ["shape"], ["inner"])
         shape = fields.shape(content["shape"], f"the shape of {where}")
-        mask = self._packed(f"mask:{key}", 1, shape, 0, 1).to(torch.bool)
+        mask = self._packed(f"mask:{key}", 1, shape, 0, 1, torch.uint8).to(torch.bool)
         kept = (int(mask.sum()),)
         if "inner" in content:
             return Sparse(mask, self._dense(key, content["inner"], kept))
@@ -191,7 +191,7 @@ class Reader:
         )
         shape = shape or fields.shape(content["shape"], f"the shape of {where}")
         bits = fields.integer(content["bits"], f"bits of {where}", 1, 8)
-        indices = self._packed(f"indices:{key}", bits, shape, 0, (1 << bits) - 1).to(torch.uint8)
+        indices = self._packed(f"indices:{key}", bits, shape, 0, (1 << bits) - 1, torch.uint8)
         centroids: Float | Affine
         if "centroids" in content:
             table = fields.object_of(content["centroids"], f"the centroids of {where}", ["affine"])
@@ -208,11 +208,11 @@ class Reader:
         grid = fields.array(content.get("grid", list(_signed_grid(bits))), f"the grid of {where}", 2, 2)
         bits, qmin, qmax = check_grid(bits, grid[0], grid[1], where)
         dtype = _code_dtype(content, qmin, qmax, where)
-        codes = self._packed(f"{prefix}codes:{key}", bits, shape, qmin, qmax).to(dtype)
+        codes = self._packed(f"{prefix}codes:{key}", bits, shape, qmin, qmax, dtype)
         scale = self._floats(f"{prefix}scale:{key}", (torch.float32,))
         zero_point = torch.zeros(scale.shape, dtype=torch.int32)
         if f"{prefix}zero:{key}" in self._arrays:
-            zero_point = self._packed(f"{prefix}zero:{key}", bits, tuple(scale.shape), qmin, qmax)
+            zero_point = self._packed(f"{prefix}zero:{key}", bits, tuple(scale.shape), qmin, qmax, torch.int32)
         group = content.get("group")
         if group is not None:
             group = fields.integer(group, f"the group of {where}", 1, fields.LARGEST_AXIS)
@@ -231,19 +231,22 @@ class Reader:
             raise ValueError(f"array {name!r} has dtype {values.dtype}, expected {' or '.join(map(str, dtypes))}")
         return values
 
-    def _packed(self, name: str, bits: int, shape: tuple[int, ...], lowest: int, highest: int) -> Tensor:
-        """Take integers in [lowest, highest], packed or coded, as int32 of a shape; checked before memory is taken."""
-        unpack: Callable[[Tensor, int, int, int], Tensor] = packing.unpack
+    def _packed(
+        self, name: str, bits: int, shape: tuple[int, ...], lowest: int, highest: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Take integers in [lowest, highest], packed or coded, of a shape and type; checked before memory is taken."""
+        unpack: Callable[[Tensor, int, int], Tensor] = packing.unpack_unsigned
         if self._coded and may_be_coded(name, bits) and coded_name(name) in self._arrays:
             name, unpack = coded_name(name), coding.decode
             self._num_coded += 1
         try:
-            values = unpack(self._take(name), bits, math.prod(shape), lowest)
+            unsigned = unpack(self._take(name), bits, math.prod(shape))
         except ValueError as error:
             raise ValueError(f"array {name!r}: {error}") from error
-        if values.numel() and int(values.max()) > highest:
-            raise ValueError(f"array {name!r} has the value {int(values.max())}, above {highest}")
-        return values.reshape(shape)
+        # what fills its bits cannot be above a grid of as many codes
+        if highest - lowest < (1 << bits) - 1 and unsigned.numel() and (top := int(unsigned.max()) + lowest) > highest:
+            raise ValueError(f"array {name!r} has the value {top}, above {highest}")
+        return packing.shifted(unsigned, lowest, dtype).reshape(shape)
 
 
 def _only(kinds: dict[str, Any], kind: str, where: str) -> Any:

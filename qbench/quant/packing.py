@@ -65,7 +65,7 @@ def pack(codes: Tensor, bits: int, offset: int = 0) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int, offset: int = 0) -> Tensor:
-    """Undo :func:`pack`.
+    """Undo :func:`pack`; see :func:`unpack_unsigned` for codes without copies as int32.
 
     Args:
         packed: uint8 [ceil(count * bits / 8)].
@@ -83,6 +83,27 @@ def unpack(packed: Tensor, bits: int, count: int, offset: int = 0) -> Tensor:
         >>> unpack(torch.tensor([33, 3], dtype=torch.uint8), bits=4, count=3).tolist()
         [1, 2, 3]
     """
+    unsigned = unpack_unsigned(packed, bits, count)
+    if not -(1 << 31) <= offset <= (1 << 31) - (1 << bits):
+        raise ValueError(f"offset {offset} takes codes of {bits} bits out of int32")
+    return shifted(unsigned, offset, torch.int32)
+
+
+def unpack_unsigned(packed: Tensor, bits: int, count: int) -> Tensor:
+    """Undo :func:`pack` but for the offset, in the narrowest type that has the shifts for it.
+
+    Args:
+        packed: uint8 [ceil(count * bits / 8)].
+        bits: Bits per code, 1..32.
+        count: Number of codes, >= 0.
+
+    Returns:
+        ``code - offset`` in [0, 2 ** bits - 1], [count]: uint8 up to 8 bits, int32 up to 16, else int64. Of 8 bits it
+        is ``packed`` itself.
+
+    Raises:
+        ValueError: wrong dtype, dimensions or length; ``bits`` outside 1..32; a padding bit of the last byte is set.
+    """
     _check_bits(bits)
     if packed.dtype is not torch.uint8 or packed.dim() != 1:
         raise ValueError(f"packed codes must be uint8 with one axis, not {packed.dtype} {tuple(packed.shape)}")
@@ -90,21 +111,39 @@ def unpack(packed: Tensor, bits: int, count: int, offset: int = 0) -> Tensor:
         raise ValueError(
             f"{packed.numel()} packed bytes, expected {packed_size(count, bits)} for {count} codes of {bits} bits"
         )
-    if not -(1 << 31) <= offset <= (1 << 31) - (1 << bits):
-        raise ValueError(f"offset {offset} takes codes of {bits} bits out of int32")
     used = count * bits % 8
     if used and int(packed[-1]) >> used:
         raise ValueError(f"the {8 - used} padding bits of the last byte are not all zero")
+    if bits == 8:
+        return packed
+    if bits in (16, 32):  # whole words
+        words = packed.cpu().numpy().view(f"<u{bits // 8}")
+        return torch.from_numpy(words.astype("i4" if bits == 16 else "i8")).to(packed.device)
     per_block, bytes_per_block = _block(bits)
-    wide = torch.int32 if bits <= 16 else torch.int64
-    blocks = _padded(packed, bytes_per_block).to(wide)  # [B, bytes per block]
-    out = torch.zeros((blocks.shape[0], per_block), dtype=wide, device=packed.device)
+    work, _ = _work(bits)
+    blocks = _padded(packed, bytes_per_block).to(work)  # [B, bytes per block]
+    out = torch.zeros((blocks.shape[0], per_block), dtype=work, device=packed.device)
     for byte, code, shift in _overlaps(bits):
         column = blocks[:, byte]
         out[:, code] |= column >> shift if shift >= 0 else column << -shift
     out &= (1 << bits) - 1
-    out += offset
-    return out.reshape(-1)[:count].to(torch.int32)
+    return out.reshape(-1)[:count]
+
+
+def shifted(unsigned: Tensor, offset: int, dtype: torch.dtype) -> Tensor:
+    """``unsigned + offset`` in a type that holds all of them; where bytes become int8, in place.
+
+    Args:
+        unsigned: Integers from 0 up, of :func:`unpack_unsigned`. Bytes are overwritten if ``dtype`` is int8.
+        offset: What is added.
+        dtype: Of the result.
+    """
+    if unsigned.dtype is torch.uint8 and dtype is torch.int8:
+        return unsigned.add_(offset % 256).view(dtype)  # modulo 256
+    if unsigned.dtype is dtype and offset == 0:
+        return unsigned
+    wide = torch.int32 if unsigned.dtype is torch.uint8 else unsigned.dtype
+    return (unsigned.to(wide) + offset).to(dtype)
 
 
 def _work(bits: int) -> tuple[torch.dtype, int]:

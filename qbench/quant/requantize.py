@@ -125,7 +125,8 @@ def encode_bias(bias: Tensor, input_scale: float, codes: Tensor, weight_scale: T
     steps = torch.log2(wanted.clamp(min=1.0)).ceil()  # [C] or []
     factor = torch.exp2(steps)
     per_channel = factor.reshape([-1] + [1] * (codes.dim() - 1)) if factor.dim() else factor
-    smaller = torch.round(codes.double() / per_channel).to(codes.dtype)
+    changes = bool((factor != 1).any())  # seldom; and a large layer's codes as doubles take memory and time
+    smaller = torch.round(codes.double() / per_channel).to(codes.dtype) if changes else codes
     scale = (weight_scale.double() * factor).float()
     bias_codes = torch.round(bias.double() / (scale.double() * input_scale))
     return bias_codes.clamp(-_LARGEST_BIAS, _LARGEST_BIAS).to(torch.int32), smaller, scale

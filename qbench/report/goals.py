@@ -3,15 +3,17 @@
 python -m qbench.report.goals docs/results/accuracy            rewrite README.md from goals.yaml and records/
 python -m qbench.report.goals docs/results/accuracy --check    fail if it is stale
 
-``goals.yaml`` maps the name of a region to ``dataset``, ``model``, ``columns`` (loss or sizes), ``judged_by`` (value,
-or interval: the goal holds for its worse end) and ``rows``. A row has ``what``, ``run`` (the overrides of its command,
-which find its record) and, where there is one, ``goal``: the most points of top-1 it may lose.
+``goals.yaml`` maps the name of a region to ``dataset``, ``model``, ``columns`` (those of ``COLUMNS``), ``judged_by``
+(value, or interval: the goal holds for its worse end), ``run`` (overrides that all its rows share) and ``rows``. A row
+has ``run`` (the other overrides of its command, which find its record), ``what`` (a name; without one the row is called
+by its ``run``) and, where there is one, ``goal``: the most points of top-1 it may lose, or the least agreement with the
+integer reference in percent.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import yaml
 
 from qbench.files import write_atomic
 from qbench.record import Record, load_records
+from qbench.report.agreement import agreement_cells
 from qbench.report.readme import with_region
 from qbench.report.tables import pipe_table
 
@@ -35,14 +38,14 @@ def goals_table(region: Mapping[str, Any], records: Sequence[Record]) -> str:
     Raises:
         ValueError: Several records fit a row equally well; names the row.
     """
+    columns = COLUMNS[region.get("columns", "loss")]
     rows = []
     for row in region["rows"]:
         where = {name: row.get(name, region.get(name)) for name in ("dataset", "model")}
-        found = _record_of(row["run"], where, records)
-        cells = {"what": row["what"], "command": f"`qbench run {row['run']}`"}
-        loss = _loss(found, row.get("goal"), worst=region.get("judged_by") == "interval")
-        sizes = {} if found is None or region.get("columns") != "sizes" else _sizes(found)
-        rows.append({**cells, **loss, **sizes})
+        run = " ".join(filter(None, [region.get("run"), row["run"]]))
+        named = "what" in row
+        name = {"what": row["what"], "command": f"`qbench run {run}`"} if named else {"run": f"`{row['run']}`"}
+        rows.append({**name, **columns(_record_of(run, where, records), {**region, **row})})
     titles = dict.fromkeys(title for row in rows for title in row)
     return pipe_table({title: [str(row.get(title, "")) for row in rows] for title in titles}) + "\n"
 
@@ -82,7 +85,8 @@ def _fits(record: Record, key: str, value: Any) -> bool:
     return bool(found == value)
 
 
-def _loss(record: Record | None, goal: float | None, *, worst: bool) -> dict[str, str]:
+def _loss(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:
+    goal, worst = row.get("goal"), row.get("judged_by") == "interval"
     if record is None or record.delta_points is None:
         return {"goal": _points(goal), "points lost [95 %]": "not run", "file, kB": "", "reached": ""}
     interval = "" if record.delta_low_points is None or record.delta_high_points is None else (
@@ -97,8 +101,11 @@ def _loss(record: Record | None, goal: float | None, *, worst: bool) -> dict[str
     }
 
 
-def _sizes(record: Record) -> dict[str, str]:
+def _sizes(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:
+    if record is None:
+        return _loss(record, row)
     return {
+        **_loss(record, row),
         "float, kB": _kilobytes(record.size_baseline_bytes),
         "pruned, kB": _kilobytes(record.pruned_bytes),
         "and quantized, kB": _kilobytes(record.fixed_width_bytes),
@@ -113,6 +120,14 @@ def _points(goal: float | None) -> str:
 
 def _kilobytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1000:,.0f}"
+
+
+# a record (None where there is none) and its row, with what its region says -> title -> cell
+COLUMNS: Mapping[str, Callable[[Record | None, Mapping[str, Any]], dict[str, str]]] = {
+    "loss": _loss,
+    "sizes": _sizes,
+    "agreement": agreement_cells,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

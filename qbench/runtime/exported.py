@@ -27,6 +27,7 @@ from torch import Tensor
 
 from qbench.errors import ArtifactError, RuntimeUnavailable
 from qbench.program.graph import Program
+from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, quietly
 from qbench.runtime.inductor import missing_compiler
 from qbench.runtime.onnx.kernels import Kernel, Verdict, verdict
@@ -39,7 +40,7 @@ _INTEGER = re.compile(r"^onednn\.q|_int_mm")
 _CALL = re.compile(r"^\s*(?:\w+ = )?(?:torch\.ops|extern_kernels)\.([\w.]+)\(", re.MULTILINE)
 
 
-class ExportedExecutable:
+class ExportedExecutable(ImageExecutable):
     """A compiled program. Each batch size is compiled at its first call, which takes seconds to minutes.
 
     Attributes:
@@ -49,6 +50,7 @@ class ExportedExecutable:
     """
 
     def __init__(self, module: torch.fx.GraphModule, *, freezing: bool, quant_lift_up: Any) -> None:
+        super().__init__("exported", _input_shape(module))
         operators = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
         self._quantized = any(name.startswith(_QUANTIZERS) for name in operators)
         self._products = sum(_PRODUCT.search(name) is not None for name in operators)
@@ -75,7 +77,7 @@ class ExportedExecutable:
     def fallbacks(self) -> tuple[str, ...]:
         return self._found.fallbacks
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Tensor:
         """Run a batch.
 
         Raises:
@@ -150,6 +152,12 @@ class ExportedRuntime:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArtifactError(f"{path.name}: PyTorch cannot load it: {first[:300]}") from error
         return ExportedExecutable(module, freezing=self.freezing, quant_lift_up=x86.quant_lift_up)
+
+
+def _input_shape(module: torch.fx.GraphModule) -> list[int | None]:
+    """Of the images that an exported graph was written for, None where it leaves a size open."""
+    images = next(node for node in module.graph.nodes if node.op == "placeholder")
+    return [size if isinstance(size, int) else None for size in images.meta["val"].shape]
 
 
 def import_x86_quantizer() -> Any:

@@ -27,21 +27,23 @@ from qbench.artifact import load
 from qbench.errors import RuntimeUnavailable
 from qbench.program.graph import Program
 from qbench.program.materialize import ProgramModule, materialize
+from qbench.runtime.base import ImageExecutable
 
 _MOST_SIZES = 8  # batch sizes that torch compiles for one module before it refuses
 
 
-class InductorExecutable:
+class InductorExecutable(ImageExecutable):
     """A compiled program. Each batch size is compiled at its first call, which takes seconds to minutes."""
 
-    def __init__(self, module: ProgramModule, *, freezing: bool) -> None:
+    def __init__(self, module: ProgramModule, input_shape: tuple[int, int, int], *, freezing: bool) -> None:
+        super().__init__("inductor", (None, *input_shape))
         self.kind = "simulated" if module.edges else "float"
         # one process: a pool of compilers would outlive the call, and disturb what is timed next
         options: dict[str, Any] = {"freezing": freezing, "compile_threads": 1}
         self._compiled = torch.compile(module, dynamic=False, fullgraph=True, backend="inductor", options=options)
         self._sizes: set[int] = set()
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Tensor:
         """Run a batch.
 
         Raises:
@@ -92,7 +94,8 @@ class InductorRuntime:
 
     def prepare(self, program: Program) -> InductorExecutable:
         """The executable of a program in memory, built as ``load`` builds it."""
-        return InductorExecutable(materialize(program, channels_last=self.channels_last), freezing=self.freezing)
+        module = materialize(program, channels_last=self.channels_last)
+        return InductorExecutable(module, program.input_shape, freezing=self.freezing)
 
 
 def missing_compiler() -> str | None:

@@ -14,17 +14,19 @@ from qbench.errors import MethodError, RuntimeUnavailable
 from qbench.program.graph import Program
 from qbench.program.integer.network import IntegerModule
 from qbench.program.lower import lower
+from qbench.runtime.base import ImageExecutable
 
 
-class IntegerExecutable:
+class IntegerExecutable(ImageExecutable):
     """A lowered program. Quantizing the images and scaling the logits are its only floats."""
 
     kind = "integer"
 
-    def __init__(self, module: IntegerModule) -> None:
+    def __init__(self, module: IntegerModule, input_shape: tuple[int, int, int]) -> None:
+        super().__init__("integer", (None, *input_shape))
         self.module = module
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
             return self.module(images)
 
@@ -60,4 +62,4 @@ class IntegerRuntime:
         Raises:
             MethodError: It cannot be computed with integers alone; names the node.
         """
-        return IntegerExecutable(IntegerModule(lower(program), check=self.check))
+        return IntegerExecutable(IntegerModule(lower(program), check=self.check), program.input_shape)

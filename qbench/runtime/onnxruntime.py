@@ -16,10 +16,11 @@ from torch import Tensor
 from qbench.artifact import load
 from qbench.errors import ArtifactError, RuntimeUnavailable
 from qbench.program.graph import Program
+from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, missing_extra
-from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
-from qbench.runtime.onnx.graph import EXTRA
+from qbench.runtime.onnx import OnnxOptions, to_parts, why_not
 from qbench.runtime.onnx.kernels import Verdict, graph_kernels, is_quantized, read_graph, verdict
+from qbench.runtime.onnx.parts import EXTRA
 from qbench.runtime.threads import at_most, check_max_threads
 
 _ERRORS_ONLY = 3
@@ -27,22 +28,26 @@ _PROVIDERS = ["CPUExecutionProvider"]
 _OWN_QUANTIZERS = ["WeightBiasQuantization"]  # rounds float weights between quantizers to int8, asked or not
 
 
-class OnnxRuntimeExecutable:
+class OnnxRuntimeExecutable(ImageExecutable):
     """A session.
 
     Attributes:
         kind: integer only if every convolution and matrix product of the optimized graph is an integer operator.
         precision: Of those operators: "int8", "f32" or both.
         fallbacks: Those of a quantized network that are not, each "node (operator)".
+        constants: What the session reads in memory that is not its own, and must outlive it.
     """
 
     def __init__(self, session: Any, found: Verdict) -> None:
+        images = session.get_inputs()[0]
+        super().__init__("onnxruntime", [size if isinstance(size, int) else None for size in images.shape])
+        self.constants: list[Any] = []
         self.session = session
         self.kind, self.precision, self.fallbacks = found.kind, found.precision, found.fallbacks
-        self._input = session.get_inputs()[0].name
+        self._input = images.name
         self._output = session.get_outputs()[0].name
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Tensor:
         array = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
         (logits,) = self.session.run([self._output], {self._input: array})
         return torch.from_numpy(logits)
@@ -100,11 +105,15 @@ class OnnxRuntime:
             ValueError: The program has no ONNX form, see ``supports``.
         """
         runtime = import_extra("onnxruntime", EXTRA)
-        model = to_onnx(program, self.options).SerializeToString()
+        parts = to_parts(program, self.options)
         settings = self._settings(runtime, threads)
+        values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in parts.large.values()]  # without a copy
+        settings.add_external_initializers(list(parts.large), values)
         for key, value in self._faithful().items():
             settings.add_session_config_entry(key, value)
-        return _open(model, settings, quantized=bool(program.edges), without=_OWN_QUANTIZERS)
+        made = _open(parts.external(), settings, quantized=bool(program.edges), without=_OWN_QUANTIZERS)
+        made.constants = values
+        return made
 
     def _load_onnx(self, path: Path, threads: int) -> OnnxRuntimeExecutable:
         """A file of others, with the defaults of ONNX Runtime but for threads."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,8 +15,9 @@ from torch import Tensor
 from qbench.artifact import load
 from qbench.errors import ArtifactError, RuntimeUnavailable
 from qbench.program.graph import Program
+from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, missing_extra
-from qbench.runtime.onnx import OnnxOptions, to_onnx, why_not
+from qbench.runtime.onnx import OnnxOptions, to_parts, why_not
 from qbench.runtime.onnx.kernels import Kernel, verdict
 from qbench.runtime.threads import at_most, check_max_threads
 
@@ -26,7 +29,7 @@ _QUANTIZED = {"FakeQuantize", "FakeConvert"}
 _INTEGER_TYPES = {"i8", "u8"}
 
 
-class OpenVinoExecutable:
+class OpenVinoExecutable(ImageExecutable):
     """A model, compiled for the batch size it was last called with: fixed shapes are what its kernels are fastest on.
 
     Attributes:
@@ -39,10 +42,11 @@ class OpenVinoExecutable:
         self._core, self._model, self._settings, self._quantized = core, model, settings, quantized
         self._shape: tuple[int, ...] | None = None
         self._request: Any = None
-        first = model.input(0).get_partial_shape()
-        self._compile(tuple(size.get_length() if size.is_static else 1 for size in first))
+        sizes = [size.get_length() if size.is_static else None for size in model.input(0).get_partial_shape()]
+        super().__init__("openvino", (None, *sizes[1:]))  # the number of images may be another at each call
+        self._compile(tuple(size or 1 for size in sizes))
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Tensor:
         array = np.ascontiguousarray(images.detach().numpy(), dtype=np.float32)
         if array.shape != self._shape:
             self._compile(array.shape)
@@ -111,7 +115,7 @@ class OpenVinoRuntime:
             ValueError: The program has no ONNX form, see ``supports``.
         """
         core = import_extra("openvino", EXTRA).Core()
-        model = core.read_model(to_onnx(program, self.options).SerializeToString(), b"")
+        model = _read(core, to_parts(program, replace(self.options, batch=1)).pieces())  # what is compiled first
         return OpenVinoExecutable(core, model, self._settings(threads), quantized=bool(program.edges))
 
     def _load_foreign(self, path: Path, threads: int) -> OpenVinoExecutable:
@@ -134,6 +138,18 @@ class OpenVinoRuntime:
             "INFERENCE_PRECISION_HINT": self.precision,
             "ENABLE_CPU_PINNING": self.pin_threads,
         }
+
+
+def _read(core: Any, pieces: Sequence[bytes | memoryview]) -> Any:
+    """The model whose bytes are given in pieces: from a file, because OpenVINO is slower to read from memory."""
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / "model.onnx"
+            with path.open("wb") as file:
+                file.writelines(pieces)
+            return core.read_model(str(path))
+    except OSError:  # no room for it
+        return core.read_model(b"".join(pieces), b"")
 
 
 def compiled_kernels(compiled: Any) -> list[Kernel]:

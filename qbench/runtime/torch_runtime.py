@@ -12,16 +12,18 @@ from torch import Tensor
 from qbench.artifact import load
 from qbench.program.graph import Program
 from qbench.program.materialize import ProgramModule, materialize
+from qbench.runtime.base import ImageExecutable
 
 
-class TorchExecutable:
+class TorchExecutable(ImageExecutable):
     """A materialized program in float32 without autocast."""
 
-    def __init__(self, module: ProgramModule) -> None:
+    def __init__(self, module: ProgramModule, input_shape: tuple[int, int, int]) -> None:
+        super().__init__("torch", (None, *input_shape))
         self.module = module
         self.kind = "simulated" if module.edges else "float"
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
             logits: Tensor = self.module(images)
             return logits
@@ -47,4 +49,4 @@ class TorchRuntime:
 
     def prepare(self, program: Program) -> TorchExecutable:
         """The executable of a program in memory, built as ``load`` builds it."""
-        return TorchExecutable(materialize(program, channels_last=self.channels_last))
+        return TorchExecutable(materialize(program, channels_last=self.channels_last), program.input_shape)

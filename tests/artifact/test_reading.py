@@ -1,15 +1,18 @@
 """Files that cannot be read at all, and machines that cannot hold them."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qbench.artifact import container, from_bytes, header, load, size_report, to_bytes
+from qbench.artifact.files import read
 from qbench.errors import ArtifactError
 
-from .programs import conv_program
+from .programs import assert_same, coded_program, conv_program
 
 CONV = to_bytes(conv_program())
 
@@ -37,12 +40,57 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "model.qbench"
     path.write_bytes(CONV)
 
-    def denied(_: Path) -> bytes:  # permissions do not stop the superuser, who runs many a CI
+    def denied(*_: object, **__: object) -> None:  # permissions do not stop the superuser, who runs many a CI
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(ArtifactError, match=r"model.qbench: cannot be read: Permission denied"):
         load(path)
+
+
+@pytest.mark.parametrize("shared", [1, 1 << 40], ids=["arrays in the file's memory", "arrays copied"])
+def test_memory_of_the_file_is_used_or_left_alone(shared: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is the same either way; bytes, which nobody may write to, stay as they are."""
+    monkeypatch.setattr(container, "SHARED_BYTES", shared)
+    path = tmp_path / "model.qbench"
+    for program in (conv_program(), coded_program()):
+        data = to_bytes(program)
+        path.write_bytes(data)
+        assert_same(load(path), program)
+        before = bytes(bytearray(data))
+        assert_same(from_bytes(data, "x"), program)
+        assert data == before
+        size_report(path)
+        content = memoryview(bytearray(data))
+        text, arrays = container.split(content)
+        assert text == container.split(data)[0]
+        own = {name: array.data_ptr() for name, array in arrays.items() if array.numel()}
+        start = torch.frombuffer(content, dtype=torch.uint8).data_ptr()
+        inside = [start <= place < start + len(data) for place in own.values()]
+        assert all(inside) if shared == 1 else not any(inside)
+
+
+def test_files_are_read_to_their_end_in_whatever_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(io.BytesIO):
+        """Hands out five bytes at a time."""
+
+        def readinto(self, target: Any) -> int:
+            return super().readinto(memoryview(target)[:5])
+
+        def fileno(self) -> int:
+            return handle
+
+        def readall(self) -> bytes:
+            return self.read()
+
+    path = tmp_path / "model.qbench"
+    for length in (0, 4, 12, 100):  # of what the system says: the file shrinks, or grows, while it is read
+        path.write_bytes(bytes(length))
+        with path.open("rb") as file:
+            handle = file.fileno()
+            monkeypatch.setattr(Path, "open", lambda *_, **__: Slow(b"twelve bytes"))
+            assert bytes(read(path)) == b"twelve bytes"
+            monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

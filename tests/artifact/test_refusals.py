@@ -32,6 +32,14 @@ def entry_changed(name: str, key: str, value: Any) -> bytes:
     return close_up(content, entries, body)
 
 
+def entry_added(begin: int, size: int) -> bytes:
+    """An array of bytes that lies that far behind the end of the others."""
+    content, entries, body = open_up(CONV)
+    begin += len(body)
+    added = {"dtype": "U8", "shape": [size], "data_offsets": [begin, begin + size]}
+    return close_up(content, {"codes:more": added, **entries}, body)
+
+
 FILES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "not a qbench artefact: the file is empty"),
     "few bytes": (b"abc", "not a qbench artefact: it does not start"),
@@ -50,10 +58,13 @@ FILES: dict[str, tuple[bytes, str]] = {
     "bit in the data": (CONV[:START] + bytes([CONV[START] ^ 1]) + CONV[START + 1 :], "checksum mismatch"),
     "bit in the checksum": (CONV[:-1] + bytes([CONV[-1] ^ 1]), "checksum mismatch"),
     "dtype": (entry_changed("float:fc.bias", "dtype", "F64"), "has dtype F64, expected one of"),
-    "dtype number": (entry_changed("float:fc.bias", "dtype", 3), "a dtype must be a string"),
+    "dtype number": (entry_changed("float:fc.bias", "dtype", 3), "the dtype of 'float:fc.bias' must be a string"),
     "entry key": (entry_changed("float:fc.bias", "zz", 3), "the entry of 'float:fc.bias' has the unknown key 'zz'"),
     "overlap": (entry_changed("float:features.1.bias", "data_offsets", [0, 12]), "its arrays do not add up"),
     "offsets beyond": (entry_changed("float:fc.bias", "data_offsets", [0, 10**9]), "its arrays do not add up"),
+    "offset number": (entry_changed("float:fc.bias", "data_offsets", [0, 1.5]), "an offset of 'float:fc.bias' must be"),
+    "behind the end": (entry_added(0, 4), r"its arrays do not add up: they take \d+ of \d+ bytes"),
+    "behind a gap": (entry_added(1, 4), "its arrays do not add up: 'codes:more' takes bytes"),
     "empty axis": (entry_changed("float:fc.bias", "shape", [0, 3]), "must be an integer in"),
     "huge axis": (entry_changed("float:fc.bias", "shape", [2**40]), "must be an integer in"),
     "shape against bytes": (entry_changed("float:fc.bias", "shape", [3]), "its arrays do not add up"),

@@ -20,11 +20,14 @@ from qbench import __version__
 from qbench.artifact import save
 from qbench.catalog import GROUPS, builtin_configs, options
 from qbench.cli import HELP, VERBS
+from qbench.export.base import FORMATS as EXPORTS
 from qbench.methods.base import Context
 from qbench.methods.linear import Linear
 from qbench.program.encodings import Float
 from qbench.program.graph import Node, Program
 from qbench.record import Record
+from qbench.reporting import FORMATS, METRICS
+from qbench.usage import USAGES
 
 
 def lines(text: str) -> list[str]:
@@ -34,7 +37,7 @@ def lines(text: str) -> list[str]:
 # --- help
 
 
-@pytest.mark.parametrize("words", ["", "help", "--help", "-h", "run --help", "run -h method=kmeans"], ids=str)
+@pytest.mark.parametrize("words", ["", "help", "--help", "-h", "help nothing", "run -h method=kmeans"], ids=str)
 def test_help(bench: Bench, words: str) -> None:
     done = bench(*words.split())
     assert (done.code, done.out, done.err) == (0, HELP, "")
@@ -51,6 +54,37 @@ def test_help_names_every_verb_key_and_group() -> None:
     for key in {*keys, *GROUPS} - {"defaults", "limits", "hydra", "experiment"}:
         assert key in HELP
     assert all(len(line) <= 120 for line in HELP.splitlines())
+
+
+FLAGS = {
+    "run": "-m --config-dir",
+    "list": "--config-dir",
+    "report": "--html --output --pareto --format",
+    "inspect": "--baseline",
+    "evaluate": "--config-dir dataset= runtime= threads= limit_test= data_dir= store_dir=",
+    "predict": "--json --top runtime= threads=",
+    "export": "--format --output --images",
+    "store": "--store --keep-bytes --older-than --dry-run --repair",
+    "doctor": "",
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_says_how_it_is_used(bench: Bench, verb: str) -> None:
+    """Wherever the flag stands, and although the other words are wrong."""
+    for words in ([verb, "--help"], [verb, "-h"], [verb, "no such thing", "--nonsense", "--help"], ["help", verb]):
+        done = bench(*words)
+        assert (done.code, done.out, done.err) == (0, USAGES.get(verb, HELP), "")
+    assert f"usage: qbench {'VERB' if verb == 'run' else verb}" in done.out
+    assert all(len(line) <= 120 for line in done.out.splitlines())
+    assert all(flag in done.out for flag in FLAGS[verb].split())
+
+
+def test_usages_name_formats_metrics_and_groups() -> None:
+    assert {*USAGES} == {*VERBS} - {"run"}
+    assert all(f" {name}: " in USAGES["export"] for name in EXPORTS)
+    assert all(name in USAGES["report"] for name in (*METRICS, *FORMATS))
+    assert all(name in USAGES["list"] for name in GROUPS)
 
 
 def test_version(bench: Bench) -> None:

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
+from qbench.catalog import options
 from qbench.record import Record
 from qbench.report.goals import goals_table, main
 
 ROOT = Path(__file__).parents[2]
+PEERS = {
+    name: content["peer"]["runtime"] for name, one in options("method").items() if "peer" in (content := one.load())
+}
 RUN = "experiment=e method=ptq bits=4 method.rounding=adaround"
 
 
@@ -26,8 +30,8 @@ def record(run_id: str, **changes: Any) -> Record:
     return Record(run_id=run_id, **{**facts, **changes})
 
 
-def region(run: str = RUN, **changes: Any) -> dict[str, Any]:
-    row = {"what": "W4A8", "run": run, "goal": 0.5}
+def region(one: str = RUN, **changes: Any) -> dict[str, Any]:
+    row = {"what": "W4A8", "run": one, "goal": 0.5}
     return {"dataset": "cifar10", "model": "vgg16", "columns": "loss", "rows": [row], **changes}
 
 
@@ -80,23 +84,83 @@ def test_sizes_stand_in_the_order_of_the_steps() -> None:
     assert cells(table)[-5:] == ["9,000", "5,000", "3,000", "2,346", "3.8×"]
 
 
-def test_the_committed_tables_are_not_stale() -> None:
+DEPLOYED: dict[str, Any] = {
+    "method": "integer", "runtime": "auto", "runtime_chosen": "openvino", "latency_kind": "integer",
+    "top1_percent": 92.456, "agreement_integer_percent": 99.5, "identical_logits_percent": 12.3456,
+    "largest_logit_difference": 0.123456,
+    "latency": ({"batch_size": 1, "ratio": 4.0, "ratio_low": 3.9, "ratio_high": 4.125, "ratio_same_runtime": 2.0,
+                 "ratio_same_runtime_low": 1.5, "ratio_same_runtime_high": 2.5},
+                {"batch_size": 32, "ratio": 3.0, "ratio_low": 2.5, "ratio_high": 3.5}),
+}  # fmt: skip
+
+
+def test_agreement_and_latency_of_deployed_files() -> None:
+    run = "method=integer runtime=auto"
+    asked = region(run="experiment=e", columns="agreement", rows=[{"run": run, "goal": 99.5}])
+    table = goals_table(asked, [record("f", **DEPLOYED)])
+    expected = [f"`{run}`", "92.46", "99.50", "12.35", "0.123", "99.5: reached", "integer", "openvino", "2,346"]
+    assert cells(table) == [*expected, "4.00 [3.90, 4.12]", "2.00 [1.50, 2.50]", "3.00 [2.50, 3.50]", ""]
+    assert "× float on PyTorch, batch 32 [95 %]" in table.splitlines()[0]
+    by_size = [{"runtime": name, "batch_size": size, "chosen": chosen} for name, size, chosen in
+               (("openvino", 1, False), ("torch", 1, True), ("openvino", 32, True))]  # fmt: skip
+    other = record("f", **{**DEPLOYED, "candidates": tuple(by_size), "agreement_integer_percent": 99.49})
+    assert cells(goals_table(asked, [other]))[5:8] == [
+        "99.5: missed",
+        "integer",
+        "torch (batch 1), openvino (batch 32)",
+    ]
+    assert cells(goals_table(asked, [])) == [f"`{run}`", "not run"]
+
+
+def test_rows_of_other_libraries_have_no_agreement_and_simulated_ones_no_ratio() -> None:
+    asked = region("method=nncf runtime=openvino", columns="agreement")
+    blank = {"agreement_integer_percent": None, "identical_logits_percent": None, "largest_logit_difference": None}
+    unsure = ({"batch_size": 1, "ratio": None, "ratio_low": None, "ratio_high": None},)
+    peer = {**DEPLOYED, **blank, "method": "nncf", "runtime": "openvino", "runtime_chosen": None, "latency": unsure}
+    found = cells(goals_table(asked, [record("f", **{**peer, "latency_kind": "simulated"})]))
+    assert found[2:] == ["92.46", "", "", "", "", "simulated", "openvino", "2,346", "", "", "", ""]
+
+
+@pytest.mark.parametrize("folder", ["accuracy", "agreement"])
+def test_the_committed_tables_are_not_stale(folder: str) -> None:
     """``make docs`` rebuilds them."""
-    assert main([str(ROOT / "docs/results/accuracy"), "--check"]) == 0
+    assert main([str(ROOT / "docs/results" / folder), "--check"]) == 0
 
 
-def test_goals_and_runs_name_the_same_commands() -> None:
+@pytest.mark.parametrize("folder", ["accuracy", "agreement"])
+def test_goals_and_runs_name_the_same_commands(folder: str) -> None:
     """Whoever runs runs.txt gets every row: each goal's method, network and parameters stand in one of its lines."""
-    lines = (ROOT / "docs/results/accuracy/runs.txt").read_text().splitlines()
-    offered = [dict(word.split("=", 1) for word in line.split()) for line in lines if line and line[0] != "#"]
-    goals = yaml.safe_load((ROOT / "docs/results/accuracy/goals.yaml").read_text())
-    for row in (row for one in goals.values() for row in one["rows"]):
-        asked = dict(word.split("=", 1) for word in row["run"].split())
+    goals = yaml.safe_load((ROOT / "docs/results" / folder / "goals.yaml").read_text())
+    for run in (f"{one.get('run', '')} {row['run']}" for one in goals.values() for row in one["rows"]):
+        asked = dict(word.split("=", 1) for word in run.split())
+        if asked["method"] in PEERS:
+            assert asked.pop("runtime") == PEERS[asked["method"]]  # which a file of theirs brings with it
         assert any(
             line.keys() >= asked.keys() - {"method.lr"}
             and all(value in line[key].split(",") for key, value in asked.items() if key in line)
-            for line in offered
-        ), row["run"]
+            for line in sweeps(folder)
+        ), run
+
+
+def test_deployed_networks_are_six_on_every_runtime() -> None:
+    """Each network with each runtime, and other libraries' files of two, as one plan that composes."""
+    runs = [
+        (line["experiment"], method, runtime)
+        for line in sweeps("agreement")
+        for method in line["method"].split(",")
+        for runtime in line.get("runtime", PEERS.get(method, "")).split(",")
+    ]
+    assert len(runs) == len(set(runs)) == 6 * 5 + 2 * 3
+    experiments = options("experiment")
+    goals = yaml.safe_load((ROOT / "docs/results/agreement/goals.yaml").read_text())
+    for one in goals.values():
+        chosen = experiments[one["run"].removeprefix("experiment=")].load()["defaults"]
+        assert {"override /dataset": one["dataset"]} in chosen and {"override /model": one["model"]} in chosen
+
+
+def sweeps(folder: str) -> list[dict[str, str]]:
+    lines = (ROOT / "docs/results" / folder / "runs.txt").read_text().splitlines()
+    return [dict(word.split("=", 1) for word in line.split()) for line in lines if line and line[0] != "#"]
 
 
 def test_a_stale_folder_is_rewritten(tmp_path: Path) -> None:

@@ -38,18 +38,41 @@ def integer_layer(program: Program, node: Node, grid: Grid) -> IntegerLayer:
         MethodError: The weights are no uniform codes of at most 8 bits with one scale per channel, or a sum could leave
             int32; names the layer.
     """
+    codes, scale, bias = unfolded_layer(program, node, grid)
+    folded = bias.to(torch.int64) - grid.zero_point * codes.flatten(1).sum(1, dtype=torch.int64)
+    return IntegerLayer(codes.to(torch.int16), folded.to(torch.int32), scale.double() * grid.scale)
+
+
+def unfolded_layer(program: Program, node: Node, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """The integers of a layer that reads codes of ``grid``, the grid's zero point not yet in its bias.
+
+    Returns:
+        Weights as :func:`integer_weight` gives them, the scale of each channel (float32 [O]), the bias (int32 [O]).
+
+    Raises:
+        MethodError: As :func:`integer_layer`.
+    """
     try:
         codes, scale = integer_weight(program.tensors[f"{node.name}.weight"])
     except ValueError as error:
         raise MethodError(node.name, f"{error}; method=integer stores what integers alone can compute") from error
     codes, scale, bias = _with_bias(program, node, grid, codes, scale)
+    _check_reach(node, codes, bias, grid)
+    return codes, scale, bias
+
+
+def _check_reach(node: Node, codes: Tensor, bias: Tensor, grid: Grid) -> None:
+    """Raise MethodError if a partial sum, in whatever order, could leave int32."""
+    largest_code = max(abs(grid.qmin), abs(grid.qmax))
+    largest_weight = 128 if codes.dtype is torch.int8 else 255  # of differences of two codes of 8 bits
+    most = codes[0].numel() * largest_weight * (largest_code + abs(grid.zero_point)) + int(bias.long().abs().max())
+    if most <= INT32_MAX:
+        return  # were all of them as large as that: most layers are far from the limit
     flat = codes.flatten(1).to(torch.int64)
     folded = bias.to(torch.int64) - grid.zero_point * flat.sum(1)
-    largest_code = max(abs(grid.qmin), abs(grid.qmax))
-    reach = int((flat.abs().sum(1) * largest_code + folded.abs()).max())  # of any partial sum, in any order
+    reach = int((flat.abs().sum(1) * largest_code + folded.abs()).max())
     if reach > INT32_MAX:
         raise MethodError(node.name, f"its sums could reach {reach}, beyond int32; use fewer weight_bits or act_bits")
-    return IntegerLayer(codes.to(torch.int16), folded.to(torch.int32), scale.double() * grid.scale)
 
 
 def _with_bias(program: Program, node: Node, grid: Grid, codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,7 +89,7 @@ def _with_bias(program: Program, node: Node, grid: Grid, codes: Tensor, scale: T
 
 
 def integer_weight(encoding: Encoding) -> tuple[Tensor, Tensor]:
-    """Codes minus their zero point, int32 [C, ...], and the scale of each channel, float32 [C].
+    """Codes minus their zero point, int8 or, where there is one, int16 [C, ...]; scale of each channel, float32 [C].
 
     Raises:
         ValueError: The encoding is not a uniform grid of at most 8 bits with one scale per channel or tensor.
@@ -77,7 +100,7 @@ def integer_weight(encoding: Encoding) -> tuple[Tensor, Tensor]:
         kept, scale = _centred(encoding.inner)
         if scale.dim():
             raise ValueError("its kept weights have a scale each")
-        codes = torch.zeros(encoding.shape, dtype=torch.int32)
+        codes = torch.zeros(encoding.shape, dtype=kept.dtype)
         codes[encoding.mask] = kept
     else:
         codes, scale = _centred(encoding)
@@ -102,4 +125,8 @@ def _centred(encoding: Float | Affine | Codebook) -> tuple[Tensor, Tensor]:
         raise ValueError(f"its weights have {encoding.bits} bits, more than {LARGEST_BITS}")
     if encoding.group_size is not None or encoding.axis not in (None, 0):
         raise ValueError("its weights have several scales per channel")
-    return encoding.codes.to(torch.int32) - encoding.broadcast(encoding.zero_point), encoding.scale
+    if encoding.codes.dtype is torch.int8 and not bool(encoding.zero_point.any()):
+        return encoding.codes, encoding.scale
+    # the difference of two codes of the same 8 bits at most, wherever on the axis those lie
+    centred = encoding.codes.to(torch.int32) - encoding.broadcast(encoding.zero_point)
+    return centred.to(torch.int16), encoding.scale

@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qbench.runtime.extras import import_extra
 from qbench.runtime.onnx.grids import Stored
+from qbench.runtime.onnx.parts import EXTRA, LARGE_BYTES, Array, Parts
 
 OPSET = 17  # has every operator used here, and is read by runtimes from 2022 on
 IR_VERSION = 8
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's integer operators that ONNX itself does not have
-EXTRA = "onnxruntime"
 _MICROSOFT_VERSION = 1
-
-Array = NDArray[Any]
 
 
 class Graph:
@@ -25,9 +22,11 @@ class Graph:
 
     def __init__(self) -> None:
         self._onnx = import_extra("onnx", EXTRA)
-        self._nodes: list[Any] = []
-        self._constants: dict[str, Any] = {}
-        self._scalars: dict[tuple[str, float], str] = {}
+        # grows in place: put together from parts, every weight would be copied three times over
+        self._model = self._onnx.ModelProto()
+        self._graph = self._model.graph
+        self._large: dict[str, Array] = {}
+        self._scalars: dict[tuple[np.dtype[Any], float], str] = {}
         self._taken: set[str] = set()
 
     def node(
@@ -35,21 +34,28 @@ class Graph:
     ) -> str:
         """Append a node, named after the program's node it belongs to. An empty input is one left out."""
         output = self._unused(f"{name}{suffix}")
-        made = self._onnx.helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes)
-        self._nodes.append(made)
+        made = self._graph.node.add(op_type=op, name=output, domain=domain, input=inputs, output=[output])
+        made.attribute.extend(self._onnx.helper.make_attribute(*one) for one in sorted(attributes.items()))
         return output
 
     def constant(self, name: str, values: Array) -> str:
         """Append a constant tensor."""
         unused = self._unused(name)
-        self._constants[unused] = self._onnx.numpy_helper.from_array(np.asarray(values, order="C"), unused)
+        dtype = values.dtype
+        tensor = self._graph.initializer.add(name=unused, dims=values.shape)
+        tensor.data_type = self._onnx.helper.np_dtype_to_tensor_dtype(dtype)
+        little = np.asarray(values, dtype.newbyteorder("<"), order="C")
+        if little.nbytes >= LARGE_BYTES:
+            self._large[unused] = little
+        else:
+            tensor.raw_data = little.tobytes()
         return unused
 
     def scalar(self, value: float, dtype: Any) -> str:
         """A constant of no axes; equal ones are stored once."""
-        key = (np.dtype(dtype).name, float(value))
+        key = (np.dtype(dtype), float(value))
         if key not in self._scalars:
-            self._scalars[key] = self.constant(f"{key[0]}_{len(self._scalars)}", np.array(value, dtype))
+            self._scalars[key] = self.constant(f"{key[0].name}_{len(self._scalars)}", np.array(value, dtype))
         return self._scalars[key]
 
     def grid(self, grid: Stored) -> tuple[str, str]:
@@ -64,8 +70,8 @@ class Graph:
 
     def model(
         self, shapes: Mapping[str, Sequence[int]], output: str, batch: int | None, metadata: Mapping[str, str]
-    ) -> Any:
-        """The finished model, an ``onnx.ModelProto``.
+    ) -> Parts:
+        """The finished model.
 
         Args:
             shapes: "input" and "logits" -> shape of one image.
@@ -75,25 +81,21 @@ class Graph:
         """
         helper, float32 = self._onnx.helper, self._onnx.TensorProto.FLOAT
         self._name_output(output)
-        ends = {
-            name: helper.make_tensor_value_info(name, float32, [batch or "batch", *shape])
-            for name, shape in shapes.items()
-        }
-        graph = helper.make_graph(
-            self._nodes, "qbench", [ends["input"]], [ends["logits"]], list(self._constants.values())
-        )
-        domains = {node.domain for node in self._nodes}
-        opsets = [helper.make_opsetid("", OPSET)]
-        opsets += [helper.make_opsetid(MICROSOFT, _MICROSOFT_VERSION)] if MICROSOFT in domains else []
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="qbench")
+        model, graph = self._model, self._graph
+        for name, ends in (("input", graph.input), ("logits", graph.output)):
+            ends.append(helper.make_tensor_value_info(name, float32, [batch or "batch", *shapes[name]]))
+        graph.name, model.producer_name, model.ir_version = "qbench", "qbench", IR_VERSION
+        model.opset_import.append(helper.make_opsetid("", OPSET))
+        if any(node.domain == MICROSOFT for node in graph.node):
+            model.opset_import.append(helper.make_opsetid(MICROSOFT, _MICROSOFT_VERSION))
         helper.set_model_props(model, dict(metadata))
-        return model
+        return Parts(model, self._large)
 
     def _name_output(self, tensor: str) -> None:
         """Call a tensor "logits", by the node that makes it: one that only renames would be one more to run."""
-        if not any(tensor in node.output for node in self._nodes):  # the program hands on its input
+        if not any(tensor in node.output for node in self._graph.node):  # the program hands on its input
             tensor = self.node("Identity", (tensor,), "output")
-        for node in self._nodes:
+        for node in self._graph.node:
             for names in (node.input, node.output):
                 for index, name in enumerate(names):
                     if name == tensor:

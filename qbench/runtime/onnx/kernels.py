@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.runtime.extras import import_extra
-from qbench.runtime.onnx.graph import EXTRA
+from qbench.runtime.onnx.parts import EXTRA
 
 INTEGER_OPS = {
     *("QLinearConv", "QLinearConvTranspose", "ConvInteger", "ConvTransposeInteger"),

@@ -79,10 +79,8 @@ def _between_quantizers(values: Values, node: Node, found: LayerCodes) -> str:
 
 
 def _dequantized_weight(values: Values, node: Node, found: LayerCodes) -> str:
-    codes, zero_points = found.per_channel()
     one = found.one_type()
-    if one is not None:
-        codes, zero_points = one[0], np.full(len(codes), one[1], np.int8)
+    codes, zero_points = found.per_channel() if one is None else (one[0], np.full(len(one[0]), one[1], np.int8))
     inputs = _weight_constants(values, node, found.scale, codes, zero_points)
     return values.graph.node("DequantizeLinear", inputs, node.name, suffix=".weight.dq", axis=0)
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from qbench.program.graph import Node
-from qbench.runtime.onnx.graph import MICROSOFT, Array
+from qbench.runtime.onnx.graph import MICROSOFT
+from qbench.runtime.onnx.parts import Array
 from qbench.runtime.onnx.values import Values
 
 Pair = tuple[int, int]

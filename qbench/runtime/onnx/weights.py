@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qbench.errors import MethodError
 from qbench.program.graph import Node, Program
-from qbench.program.integer.layers import integer_layer
+from qbench.program.integer.layers import unfolded_layer
 from qbench.runtime.onnx.grids import Stored, int8_grid
 
 Array = NDArray[Any]
@@ -22,7 +22,7 @@ class LayerCodes:
     """A layer in integers: sum((x - zero_point of x) * weight) + bias, times ``unit``.
 
     Args:
-        weight: Codes minus their zero points, int32 [O, ...], within +-255.
+        weight: Codes minus their zero points, within +-255 and in any type that holds them, [O, ...].
         bias: int32 [O], all zero where the layer has none.
         scale: Of the weights, float32 [O].
         unit: What 1 in a sum stands for, float32 [O].
@@ -39,6 +39,8 @@ class LayerCodes:
 
     def one_type(self) -> tuple[Array, int] | None:
         """The weights as int8 and one zero point for all of them (0 where possible), if there is one that fits."""
+        if self.weight.dtype == np.int8:
+            return self.weight, 0
         low, high = int(self.weight.min(initial=0)), int(self.weight.max(initial=0))
         if high - low > 255:
             return None
@@ -56,6 +58,8 @@ class LayerCodes:
     def parts(self) -> list[Array]:
         """int8 tensors whose sum the weights are: one where they fit, which they do unless zero points differ."""
         left: Array = self.weight
+        if left.dtype == np.int8:
+            return [left]
         found: list[Array] = []
         while not found or left.any():
             part = np.clip(left, -128, 127)
@@ -74,20 +78,11 @@ def layer_codes(program: Program, node: Node, grid: Stored | None) -> LayerCodes
         return None
     reference = int8_grid(grid)
     try:
-        found = integer_layer(program, node, reference)
+        weight, scale, bias = unfolded_layer(program, node, reference)
     except MethodError:
         return None
-    weight = found.weight.to(torch.int64)
-    bias = found.bias.to(torch.int64) + reference.zero_point * weight.flatten(1).sum(
-        1
-    )  # the reference has it folded in
-    scale = (found.unit / reference.scale).to(torch.float32)
-    return LayerCodes(
-        weight.to(torch.int32).numpy(),
-        bias.to(torch.int32).numpy(),
-        scale.numpy(),
-        found.unit.to(torch.float32).numpy(),
-    )
+    unit = (scale.double() * reference.scale).to(torch.float32)
+    return LayerCodes(weight.numpy(), bias.numpy(), scale.numpy(), unit.numpy())
 
 
 def decoded(program: Program, node: Node, role: str) -> Array | None:

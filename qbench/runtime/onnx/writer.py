@@ -11,9 +11,9 @@ from qbench.program.graph import Node, Program
 from qbench.program.shapes import shapes
 from qbench.runtime.extras import import_extra
 from qbench.runtime.onnx.elementwise import CURVES, write_batch_norm, write_concat, write_curve, write_pair
-from qbench.runtime.onnx.graph import EXTRA
 from qbench.runtime.onnx.layers import write_layer
 from qbench.runtime.onnx.options import OnnxOptions
+from qbench.runtime.onnx.parts import EXTRA, Parts
 from qbench.runtime.onnx.pooling import write_adaptive_pool, write_average_pool, write_max_pool
 from qbench.runtime.onnx.values import Values
 
@@ -36,6 +36,16 @@ def to_onnx(program: Program, options: OnnxOptions | None = None) -> onnx.ModelP
         ValueError: The program has no ONNX form, see :func:`why_not`.
         RuntimeUnavailable: The package ``onnx`` is not installed.
     """
+    model: onnx.ModelProto = to_parts(program, options).whole()
+    return model
+
+
+def to_parts(program: Program, options: OnnxOptions | None = None) -> Parts:
+    """As :func:`to_onnx`, the large constants apart.
+
+    Raises:
+        ValueError, RuntimeUnavailable: As :func:`to_onnx`.
+    """
     reason = why_not(program)
     if reason is not None:
         raise ValueError(reason)
@@ -48,8 +58,7 @@ def to_onnx(program: Program, options: OnnxOptions | None = None) -> onnx.ModelP
     last = program.nodes[-1].name
     ends = {"input": program.input_shape, "logits": found[last]}
     metadata = {"producer": "qbench", "form": chosen.form, "signedness": chosen.signedness, "engine": chosen.engine}
-    model: onnx.ModelProto = values.graph.model(ends, values.real(last), chosen.batch, metadata)
-    return model
+    return values.graph.model(ends, values.real(last), chosen.batch, metadata)
 
 
 def save_onnx(program: Program, path: Path, options: OnnxOptions | None = None) -> None:
