@@ -23,7 +23,7 @@ RESULTS := docs/results
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy docs clean
+.PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy docs readme-table clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -98,10 +98,12 @@ results-accuracy: $(READY) ## the part of results that is in docs/results/accura
 	cp outputs/accuracy/records/*.json $(RESULTS)/accuracy/records/
 	$(BIN)/qbench report $(RESULTS)/accuracy/records
 
-docs: $(READY) ## rebuild the methods page from the methods, and the README's table from the records
+docs: readme-table ## rebuild the methods page from the methods, and the tables of README and docs from the records
 	$(BIN)/python -m qbench.methods_page docs/methods.md
-	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/accuracy
+
+readme-table: $(READY) ## only the README's table, from docs/results/records
+	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
 
 clean: ## remove .venv, caches and builds; outputs/ stays
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
