@@ -101,6 +101,7 @@ results-accuracy: $(READY) ## the part of results that is in docs/results/accura
 docs: readme-table ## rebuild the methods page from the methods, and the tables of README and docs from the records
 	$(BIN)/python -m qbench.methods_page docs/methods.md
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/accuracy
+	$(BIN)/python -m qbench.report.choosing docs/choosing.md
 
 readme-table: $(READY) ## only the README's table, from docs/results/records
 	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records

@@ -38,7 +38,7 @@ def goals_table(region: Mapping[str, Any], records: Sequence[Record]) -> str:
     rows = []
     for row in region["rows"]:
         where = {name: row.get(name, region.get(name)) for name in ("dataset", "model")}
-        found = _record_of(row["run"], where, records)
+        found = record_of(row["run"], where, records)
         cells = {"what": row["what"], "command": f"`qbench run {row['run']}`"}
         loss = _loss(found, row.get("goal"), worst=region.get("judged_by") == "interval")
         sizes = {} if found is None or region.get("columns") != "sizes" else _sizes(found)
@@ -47,8 +47,17 @@ def goals_table(region: Mapping[str, Any], records: Sequence[Record]) -> str:
     return pipe_table({title: [str(row.get(title, "")) for row in rows] for title in titles}) + "\n"
 
 
-def _record_of(run: str, where: Mapping[str, str], records: Sequence[Record]) -> Record | None:
-    """The record that the overrides describe, of several the one with the fewest parameters of its own."""
+def record_of(run: str, where: Mapping[str, str], records: Sequence[Record]) -> Record | None:
+    """The record that the overrides describe, of several the one with the fewest parameters of its own.
+
+    Args:
+        run: The overrides of a command, separated by spaces.
+        where: Columns of the record and what they must be: data set and network.
+        records: Those to look through.
+
+    Raises:
+        ValueError: Several records fit equally well.
+    """
     asked = dict(word.split("=", 1) for word in run.split())
     asked.setdefault("runtime", "torch")
     fitting = [
@@ -85,13 +94,10 @@ def _fits(record: Record, key: str, value: Any) -> bool:
 def _loss(record: Record | None, goal: float | None, *, worst: bool) -> dict[str, str]:
     if record is None or record.delta_points is None:
         return {"goal": _points(goal), "points lost [95 %]": "not run", "file, kB": "", "reached": ""}
-    interval = "" if record.delta_low_points is None or record.delta_high_points is None else (
-        f" [{0.0 - record.delta_high_points:.2f}, {0.0 - record.delta_low_points:.2f}]"
-    )  # fmt: skip
     judged = record.delta_low_points if worst and record.delta_low_points is not None else record.delta_points
     return {
         "goal": _points(goal),
-        "points lost [95 %]": f"{0.0 - record.delta_points:.2f}{interval}",
+        "points lost [95 %]": points_lost(record),
         "file, kB": _kilobytes(record.size_bytes),
         "reached": "" if goal is None else ("yes" if -judged <= goal + 1e-9 else "no"),
     }
@@ -109,6 +115,16 @@ def _sizes(record: Record) -> dict[str, str]:
 
 def _points(goal: float | None) -> str:
     return "" if goal is None else f"{goal:g}"
+
+
+def points_lost(record: Record) -> str:
+    """Points of top-1 lost to the float network, with the interval; a negative loss is a gain."""
+    if record.delta_points is None:
+        return ""
+    interval = "" if record.delta_low_points is None or record.delta_high_points is None else (
+        f" [{0.0 - record.delta_high_points:.2f}, {0.0 - record.delta_low_points:.2f}]"
+    )  # fmt: skip
+    return f"{0.0 - record.delta_points:.2f}{interval}"
 
 
 def _kilobytes(size: int | None) -> str:
