@@ -46,6 +46,7 @@ SMALL = {
     "runtime": ("torch", "integer"),
 }
 MOST_CELLS = 8
+SLOW = ("adaround", "deep_compression")  # even then
 TINY = ("tiny=true", "measure=none", "threads=1")
 done: set[object] = set()  # commands that several pages have are run once
 
@@ -210,7 +211,8 @@ def _run_problem(bench: Bench, words: list[str]) -> str | None:
         return f"does not compose: {error}"
     chosen = dict(word.split("=", 1) for word in overrides)
     small = all(set(chosen.get(group, known[0]).split(",")) <= {*known} for group, known in SMALL.items())
-    if not small or "experiment" in chosen or len(cells) > MOST_CELLS or chosen.get("dry") == "true":
+    slow = len(cells) > MOST_CELLS or any(name in " ".join(words) for name in SLOW)
+    if not small or slow or "experiment" in chosen or chosen.get("dry") == "true":
         return None
     given = [word for word in words if word.split("=")[0] not in ("tiny", "measure", "threads", "train.epochs")]
     finished = bench("run", *given, *TINY)
