@@ -33,7 +33,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy results-agreement results-exports
-.PHONY: results-studies docs clean
+.PHONY: results-studies docs readme-table clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -122,11 +122,14 @@ results-agreement: $(READY) ## the part of results that is in docs/results/agree
 results-exports: $(READY) ## C of what results-agreement has made, compiled and compared; docs/results/exports
 	$(BIN)/python -m qbench.export.survey $(RESULTS)/agreement/records $(RESULTS)/exports
 
-docs: $(READY) ## rebuild the methods page from the methods, and the README's table from the records
+docs: readme-table ## rebuild the methods page from the methods, and the tables of README and docs from the records
 	$(BIN)/python -m qbench.methods_page docs/methods.md
-	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/accuracy
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/agreement
+	$(BIN)/python -m qbench.report.choosing docs/choosing.md
+
+readme-table: $(READY) ## only the README's table, from docs/results/records
+	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
 
 clean: ## remove .venv, caches and builds; outputs/ stays
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

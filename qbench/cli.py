@@ -20,7 +20,8 @@ usage: qbench VERB [...]
                                                 tiny=true in a minute; [--config-dir DIR] for studies of your own
   list [GROUP]                                  data sets, models, methods, ... and their parameters
   report [PATH]                                 the table of all records (default: outputs/records); or as a page
-                                                (--html), a Pareto front (--pareto size), text (--format latex)
+                                                (--html), its figures (--figures DIR), a Pareto front (--pareto size),
+                                                text (--format latex)
   inspect FILE [--baseline FILE]                what is inside an artefact, layer by layer
   evaluate FILE dataset=NAME [KEY=VALUE ...]    accuracy of an artefact on a data set's test images
   predict FILE IMAGE... [--json] [--top N]      the classes an artefact sees in image files

@@ -21,36 +21,38 @@ if TYPE_CHECKING:
 METRICS = ("size", "latency", "energy")
 FORMATS = ("csv", "md", "json", "latex")
 MOST_DRAWN = 1000  # records: more take minutes to draw and are no figure of a paper
-FLAGS = "--html [--output FILE], --pareto size|latency|energy, --format csv|md|json|latex"
+MOST_RUNS_DRAWN = 100  # whose own figures are drawn together with those of all
+FLAGS = "--html [--output FILE], --figures DIR, --pareto size|latency|energy, --format csv|md|json|latex"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the words ask for; at most one of ``html``, ``metric`` and ``form``."""
+    """What the words ask for; at most one of ``html``, ``figures``, ``metric`` and ``form``."""
 
     path: Path | None
     html: bool
+    figures: Path | None
     output: Path | None
     metric: str | None
     form: str | None
 
 
 def report(words: Sequence[str]) -> int:
-    """``qbench report [PATH] [--html [--output FILE] | --pareto METRIC | --format FORMAT]``.
+    """``qbench report [PATH] [--html [--output FILE] | --figures DIR | --pareto METRIC | --format FORMAT]``.
 
     Without a flag the tables and figures are rebuilt from the records below PATH and the tables printed. With one, only
-    what it asks for happens: the page is written, or the front or the table in that format printed.
+    what it asks for happens: the page or its figures are written, or the front or the table in that format printed.
 
     Raises:
         ConfigError: The words are wrong, there are no records, or a file cannot be written.
-        RuntimeUnavailable: The page is asked for and the library that draws is missing.
+        RuntimeUnavailable: The page or figures are asked for and the library that draws is missing.
     """
     from qbench.record import load_for_tables, load_records
 
     asked = _asked(words)
     place = _place(asked.path)
     files: list[bytes] = []
-    if asked.html or asked.metric is not None or asked.form == "json":  # these need all that a record holds
+    if asked.html or asked.figures or asked.metric is not None or asked.form == "json":  # these need whole records
         records, problems = load_records(place)
     else:
         records, files, problems = load_for_tables(place)
@@ -66,6 +68,8 @@ def report(words: Sequence[str]) -> int:
         _print_fronts(make_console(), records, asked.metric)
     elif asked.html:
         _write_page(make_console(), records, place, asked.output)
+    elif asked.figures is not None:
+        _write_figures(make_console(), records, place, asked.figures)
     else:
         _rebuild(make_console(), records, files, place)
     return 0
@@ -73,6 +77,7 @@ def report(words: Sequence[str]) -> int:
 
 def _asked(words: Sequence[str]) -> Asked:
     output, rest = take_option("--output", words)
+    drawn, rest = take_option("--figures", rest)
     metric, rest = take_option("--pareto", rest, " or ".join(METRICS))
     form, rest = take_option("--format", rest, " or ".join(FORMATS))
     html, rest = "--html" in rest, [word for word in rest if word != "--html"]
@@ -83,11 +88,14 @@ def _asked(words: Sequence[str]) -> Asked:
         raise ConfigError(
             f"report {' '.join(rest)}: give one folder or record file, or nothing for outputs/records; flags: {FLAGS}."
         )
-    if html + (metric is not None) + (form is not None) > 1:
-        raise ConfigError("report: --html, --pareto and --format ask for different things; give one of them.")
+    if html + sum(value is not None for value in (drawn, metric, form)) > 1:
+        raise ConfigError(
+            "report: --html, --figures, --pareto and --format ask for different things; give one of them."
+        )
     if output is not None and not html:
         raise ConfigError(f"report --output {output}: the file is that of the page; add --html.")
-    return Asked(Path(rest[0]) if rest else None, html, Path(output) if output else None, metric, form)
+    path, folder, file = (Path(value) if value else None for value in (rest[0] if rest else None, drawn, output))
+    return Asked(path, html, folder, file, metric, form)
 
 
 def _place(path: Path | None) -> Path:
@@ -120,7 +128,7 @@ def _rebuild(console: Console, records: Sequence[Record], files: Sequence[bytes]
     tables = place.parent / "tables"
     try:
         few = len(records) <= MOST_DRAWN
-        drawn = figures.write_figures(records, place.parent / "figures") if few else []
+        drawn = _drawn_beside(place) if few and figures.available() else []
         if drawn:
             _say(console, f"written: {len(drawn)} figures in {place.parent / 'figures'}")
         elif not few:
@@ -131,6 +139,17 @@ def _rebuild(console: Console, records: Sequence[Record], files: Sequence[bytes]
             _say(console, f"written: {path}")
     except OSError as error:
         raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error
+
+
+def _drawn_beside(place: Path) -> list[Path]:
+    """What all runs show together, in ``figures/`` beside the records; tables alone need less of a record."""
+    from qbench.details import find_details
+    from qbench.record import load_records
+    from qbench.report.figures import write_figures
+
+    records, _ = load_records(place)
+    details, _ = find_details(place, [record.run_id for record in records])
+    return write_figures(records, place.parent / "figures", details)
 
 
 def _print_fronts(console: Console, records: Sequence[Record], name: str) -> None:
@@ -168,6 +187,35 @@ def _write_page(console: Console, records: Sequence[Record], place: Path, output
     except OSError as error:
         raise ConfigError(f"report: {target} cannot be written ({error.strerror}).") from error
     _say(console, f"written: {target} ({len(records)} runs, {len(page) / 1e6:.1f} MB); open it in any browser")
+
+
+def _write_figures(console: Console, records: Sequence[Record], place: Path, folder: Path) -> None:
+    """The page's figures as files: those of all runs in the folder, each run's own in one of its name below."""
+    from qbench.details import find_details
+    from qbench.errors import RuntimeUnavailable
+    from qbench.report import figures
+    from qbench.report.run_figures import run_charts
+
+    if not figures.available():
+        raise RuntimeUnavailable(
+            f'report --figures needs the library that draws: pip install "qbench[{figures.EXTRA}]"'
+        )
+    details, problems = find_details(place, [record.run_id for record in records])
+    for problem in problems:
+        print(f"note: {problem}", file=sys.stderr)
+    try:
+        written = [] if place.is_file() else figures.write_figures(records, folder, details)
+        if len(records) <= MOST_RUNS_DRAWN:
+            for record in records:
+                own = folder if place.is_file() else folder / record.run_id
+                written += figures.write_charts(run_charts(record, details.get(record.run_id)), own)
+        else:
+            _say(
+                console, f"note: {len(records):,} runs; for those of one alone: qbench report RECORD.json --figures DIR"
+            )
+    except OSError as error:
+        raise ConfigError(f"report: {folder} cannot be written ({error.strerror}).") from error
+    _say(console, f"written: {len(written)} files in {folder}")
 
 
 def _say(console: Console, text: str) -> None:

@@ -8,22 +8,30 @@ or network by vl-convert, which also carries the libraries that the page needs. 
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from qbench.details import Details
 from qbench.errors import RuntimeUnavailable
 from qbench.files import write_atomic
 from qbench.record import Record
+from qbench.report.comparisons import Comparison, compare
 from qbench.report.pareto import METRICS, Front, fronts
 
 EXTRA = "figures"
 PAGE = Path(__file__).parent / "page"
-_WIDTH = 560  # pixels, of a figure for a paper
+WIDTH = 560  # pixels, of a figure for a paper
+LABELS = 300  # pixels, of the names of what is compared
 _PNG_SCALE = 3.0
+MOST_PAIRS = 40  # of a chart of differences; more are not told apart
 
 
 def available() -> bool:
@@ -76,40 +84,61 @@ def filled(template: Any, values: Mapping[str, Any]) -> Any:
     return [filled(inner, values) for inner in template] if isinstance(template, list) else template
 
 
-def write_figures(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Draw what the records have to show, as SVG and PNG.
+def write_figures(records: Sequence[Record], folder: Path, details: Mapping[str, Details] | None = None) -> list[Path]:
+    """Draw what the records have to show together, as SVG and PNG.
 
-    ``RUN_ID_sensitivity`` for each record with a sensitivity table, and ``pareto_METRIC_DATASET_MODEL`` for each front
-    of at least two points; numbered where its runs are on several machines or kernels.
+    ``RUN_ID_sensitivity`` for each record with a sensitivity table; ``comparison_QUESTION_DATASET_MODEL``;
+    ``pareto_METRIC_DATASET_MODEL`` for each front of at least two points, numbered where its runs are on several
+    machines or kernels.
+
+    Args:
+        records: What is drawn, in any order.
+        folder: Where the files go.
+        details: By run, where a run has them: comparisons are then paired over images.
 
     Returns:
-        The files written, whole or not at all; none where the extra is not installed.
+        The files written, each whole or not at all; none where the extra is not installed.
     """
     if not available():
         return []
     drawn = {f"{record.run_id}_sensitivity": sensitivity_chart(record) for record in records if record.sensitivity}
+    drawn.update(comparison_charts(compare(records, details or {})))
     for metric in METRICS.values():
         for front in fronts(records, metric):
             name = _safe(f"pareto_{metric.name}_{front.dataset}_{front.model}")
             number = sum(key == name or key.startswith(f"{name}-") for key in drawn)
             if len(front.points) > 1:
                 drawn[f"{name}-{number + 1}" if number else name] = pareto_chart(front)
-    return [path for name, drawing in drawn.items() for path in _rendered(drawing, folder / name)]
+    return write_charts(drawn, folder)
 
 
-def _rendered(specification: dict[str, Any], stem: Path) -> list[Path]:
-    """The chart on white, as ``stem.svg`` and ``stem.png``."""
+def write_charts(drawn: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Each chart on white, as ``NAME.svg`` and ``NAME.png``; returns the files."""
     import vl_convert
 
     config = {**charts()["theme"]["light"], "background": "white"}
-    svg, png = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
-    write_atomic(svg, vl_convert.vegalite_to_svg(specification, config=config).encode())
-    write_atomic(png, vl_convert.vegalite_to_png(specification, config=config, scale=_PNG_SCALE))
-    return [svg, png]
+    written = []
+    for name, specification in drawn.items():
+        svg, png = folder / f"{_safe(name)}.svg", folder / f"{_safe(name)}.png"
+        text = vl_convert.vegalite_to_svg(dict(specification), config=config)
+        write_atomic(svg, text.encode())
+        write_atomic(png, _few_colours(vl_convert.svg_to_png(text, scale=_PNG_SCALE)))
+        written += [svg, png]
+    return written
+
+
+def _few_colours(png: bytes) -> bytes:
+    """The same image with at most 256 colours, which charts do not exceed by much: a fraction of the bytes."""
+    small = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        few = image.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def _safe(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in name)
+    """As a file's name: runs of anything but letters, digits and ``_-.`` become one ``_``."""
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def pareto_values(front: Front) -> list[dict[str, Any]]:
@@ -145,12 +174,43 @@ def pareto_chart(front: Front) -> dict[str, Any]:
         {
             "description": f"{about}: top-1 accuracy against {front.metric.title}",
             "title": {"text": about, "subtitle": conditions},
-            "width": _WIDTH,
+            "width": WIDTH,
             "points": [{**values, "command": ""} for values in pareto_values(front)],
             "x_title": front.metric.title,
             "y_scale": {"zero": False, "padding": 10},
         },
     )
+
+
+def comparison_charts(found: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
+    """One chart of differences per question and network, by name; the first of too many pairs."""
+    groups: dict[tuple[str, str, str], list[Comparison]] = {}
+    for one in found:
+        groups.setdefault((one.question, one.dataset, one.model), []).append(one)
+    drawn = {}
+    for (question, dataset, model), pairs in groups.items():
+        values = [_difference(pair) for pair in pairs[:MOST_PAIRS]]
+        bases = "; ".join(dict.fromkeys(pair.basis for pair in pairs))
+        about = f"{model} on {dataset}"
+        drawn[f"comparison_{question}_{dataset}_{model}"] = chart(
+            "differences",
+            {
+                "description": f"{about}, {question}",
+                "title": {"text": f"{about}: {question}", "subtitle": [f"95 % intervals, {bases}"]},
+                "width": WIDTH + LABELS,
+                "height": 34 * len(values),  # two lines each
+                "label_limit": LABELS,
+                "pairs": values,
+            },
+        )
+    return drawn
+
+
+def _difference(pair: Comparison) -> dict[str, Any]:
+    outcome = "first better" if pair.low > 0 else "second better" if pair.high < 0 else "undecided"
+    shown = f"{pair.difference_points:+.2f} [{pair.low:+.2f}, {pair.high:+.2f}]"
+    numbers = {name: getattr(pair, name) for name in ("difference_points", "low", "high")}
+    return {"name": pair.label, **numbers, "outcome": outcome, "shown": shown, "basis": pair.basis}
 
 
 def sensitivity_values(record: Record) -> dict[str, Any]:

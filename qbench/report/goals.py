@@ -45,13 +45,22 @@ def goals_table(region: Mapping[str, Any], records: Sequence[Record]) -> str:
         run = " ".join(filter(None, [region.get("run"), row["run"]]))
         named = "what" in row
         name = {"what": row["what"], "command": f"`qbench run {run}`"} if named else {"run": f"`{row['run']}`"}
-        rows.append({**name, **columns(_record_of(run, where, records), {**region, **row})})
+        rows.append({**name, **columns(record_of(run, where, records), {**region, **row})})
     titles = dict.fromkeys(title for row in rows for title in row)
     return pipe_table({title: [str(row.get(title, "")) for row in rows] for title in titles}) + "\n"
 
 
-def _record_of(run: str, where: Mapping[str, str], records: Sequence[Record]) -> Record | None:
-    """The record that the overrides describe, of several the one with the fewest parameters of its own."""
+def record_of(run: str, where: Mapping[str, str], records: Sequence[Record]) -> Record | None:
+    """The record that the overrides describe, of several the one with the fewest parameters of its own.
+
+    Args:
+        run: The overrides of a command, separated by spaces.
+        where: Columns of the record and what they must be: data set and network.
+        records: Those to look through.
+
+    Raises:
+        ValueError: Several records fit equally well.
+    """
     asked = dict(word.split("=", 1) for word in run.split())
     asked.setdefault("runtime", "torch")
     fitting = [
@@ -89,13 +98,10 @@ def _loss(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:
     goal, worst = row.get("goal"), row.get("judged_by") == "interval"
     if record is None or record.delta_points is None:
         return {"goal": _points(goal), "points lost [95 %]": "not run", "file, kB": "", "reached": ""}
-    interval = "" if record.delta_low_points is None or record.delta_high_points is None else (
-        f" [{0.0 - record.delta_high_points:.2f}, {0.0 - record.delta_low_points:.2f}]"
-    )  # fmt: skip
     judged = record.delta_low_points if worst and record.delta_low_points is not None else record.delta_points
     return {
         "goal": _points(goal),
-        "points lost [95 %]": f"{0.0 - record.delta_points:.2f}{interval}",
+        "points lost [95 %]": points_lost(record),
         "file, kB": _kilobytes(record.size_bytes),
         "reached": "" if goal is None else ("yes" if -judged <= goal + 1e-9 else "no"),
     }
@@ -116,6 +122,16 @@ def _sizes(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:
 
 def _points(goal: float | None) -> str:
     return "" if goal is None else f"{goal:g}"
+
+
+def points_lost(record: Record) -> str:
+    """Points of top-1 lost to the float network, with the interval; a negative loss is a gain."""
+    if record.delta_points is None:
+        return ""
+    interval = "" if record.delta_low_points is None or record.delta_high_points is None else (
+        f" [{0.0 - record.delta_high_points:.2f}, {0.0 - record.delta_low_points:.2f}]"
+    )  # fmt: skip
+    return f"{0.0 - record.delta_points:.2f}{interval}"
 
 
 def _kilobytes(size: int | None) -> str:

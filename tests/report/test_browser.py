@@ -74,6 +74,7 @@ def test_every_run_is_a_row_and_what_went_wrong_is_visible(browser: Browser, pag
     with opened(browser, pages[1]) as page:
         expect(page.locator(ROWS)).to_have_count(1)
         expect(page.locator("#count")).to_have_text("1 run")
+        expect(page.locator("#summary")).to_have_text("1 run · data set cifar10 · network vgg16")
 
 
 def test_headings_sort_with_mouse_and_keyboard(browser: Browser, pages: dict[int, str]) -> None:

@@ -52,7 +52,11 @@ def test_each_front_of_two_points_or_more_is_a_figure(tmp_path: Path) -> None:
     written = figures.write_figures([OK, worse, *other], tmp_path)
     costs = ("energy", "latency", "size")
     assert sorted(path.name for path in written if path.suffix == ".svg") == sorted(
-        [*(f"pareto_{cost}_digits_small_cnn.svg" for cost in costs), "pareto_latency_digits_small_cnn-2.svg"]
+        [
+            "comparison_k-means_against_linear_at_equal_bits_digits_small_cnn.svg",
+            *(f"pareto_{cost}_digits_small_cnn.svg" for cost in costs),
+            "pareto_latency_digits_small_cnn-2.svg",
+        ]
     )
     text = " ".join(ET.fromstring((tmp_path / "pareto_size_digits_small_cnn.svg").read_text()).itertext())
     assert "small_cnn on digits" in text and "size, kB" in text and "linear" in text

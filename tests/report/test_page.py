@@ -153,4 +153,4 @@ def test_a_template_without_its_value_is_refused() -> None:
         "a": [1, {"$schema": "$kept", "b": "plain $x"}]
     }
     with pytest.raises(KeyError, match="bars"):
-        chart("bars", {"description": "", "width": 1, "height": 1, "x_title": "", "y_title": ""})
+        chart("bars", {"description": "", "title": None, "width": 1, "height": 1, "x_title": "", "y_title": ""})

@@ -41,7 +41,7 @@ function comparisonFigure(question, network, pairs) {
     name: "comparison_" + question.replaceAll(/\W+/g, "_") + "_" + network.replaceAll(/\W+/g, "_"),
     values: {
       description: network + ", " + question + ": " + counts, pairs: all.slice(0, MOST_PAIRS),
-      height: 20 * Math.min(all.length, MOST_PAIRS),
+      height: 34 * Math.min(all.length, MOST_PAIRS), label_limit: window.innerWidth < 600 ? 150 : 320,
     },
     table: {
       columns: [["first − second"], ["difference, points", true], ["95 % interval", true], ["p", true], ["outcome"],

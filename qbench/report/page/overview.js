@@ -19,8 +19,8 @@ const COLUMNS = [
     ].filter(Boolean).flatMap((node, index) => (index ? [" ", node] : [node])),
   },
   { key: "bits", title: "bits", value: (run) => run.bits, cell: (run) => run.bits || "" },
-  { key: "dataset", title: "data set", value: (run) => run.dataset, cell: (run) => run.dataset },
-  { key: "model", title: "model", value: (run) => run.model, cell: (run) => run.model },
+  { key: "dataset", title: "data set", value: (run) => run.dataset, cell: (run) => run.dataset, varied: true },
+  { key: "model", title: "model", value: (run) => run.model, cell: (run) => run.model, varied: true },
   { key: "seed", title: "seed", number: true, value: (run) => run.seed, cell: (run) => String(run.seed), varied: true },
   {
     key: "runtime", title: "runtime", value: (run) => run.runtime, varied: true, cell: (run) => run.runtime,
@@ -117,9 +117,11 @@ function count(number, noun) {
 function summary() {
   const states = { failed: 0, skipped: 0, warning: 0 };
   for (const run of runs) if (run.state in states) states[run.state] += 1;
+  // what all runs share has no column, so it is named here
+  const named = (noun, values) => (values.length === 1 ? noun + " " + values[0] : count(values.length, noun));
   const parts = [
-    count(runs.length, "run"), count(distinct(runs.map((run) => run.dataset)).length, "data set"),
-    count(distinct(runs.map((run) => run.model)).length, "network"),
+    count(runs.length, "run"), named("data set", distinct(runs.map((run) => run.dataset))),
+    named("network", distinct(runs.map((run) => run.model))),
   ];
   if (states.failed) parts.push(states.failed + " failed");
   if (states.skipped) parts.push(states.skipped + " skipped");

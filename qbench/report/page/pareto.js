@@ -11,7 +11,7 @@ function buildPareto() {
   const draw = () => drawPareto(form.elements.network.value, form.elements.metric.value, form.elements.zoom.checked);
   form.append(
     selectField("Network", "network", networks.map((name) => [name, name]), draw),
-    selectField("Against", "metric", [["", "size, latency and energy"], ...metrics.map((m) => [m.name, m.name])], draw),
+    selectField("Against", "metric", [["", "all"], ...metrics.map((m) => [m.name, m.name])], draw),
     el("label", { class: "check" }, el("input", { type: "checkbox", name: "zoom", onchange: draw }), "Zoom to the front"),
   );
   form.addEventListener("submit", (event) => event.preventDefault());
