@@ -7,7 +7,8 @@ python -m qbench.report.goals docs/results/accuracy --check    fail if it is sta
 (value, or interval: the goal holds for its worse end), ``run`` (overrides that all its rows share) and ``rows``. A row
 has ``run`` (the other overrides of its command, which find its record), ``what`` (a name; without one the row is called
 by its ``run``) and, where there is one, ``goal``: the most points of top-1 it may lose, or the least agreement with the
-integer reference in percent.
+integer reference in percent. A row with ``against`` (overrides of another run) is set against that run, over the images
+that ``details/`` says each got right.
 """
 
 from __future__ import annotations
@@ -15,25 +16,32 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
+from qbench.details import Details, find_details
 from qbench.files import write_atomic
 from qbench.record import Record, load_records
 from qbench.report.agreement import agreement_cells
 from qbench.report.readme import with_region
 from qbench.report.tables import pipe_table
+from qbench.report.versus import versus_cells
 
+NO_DETAILS: Mapping[str, Details] = MappingProxyType({})
 SHORTHANDS = {"bits": "weight_bits", "act_bits": "act_bits", "method": "method", "runtime": "runtime"}
 
 
-def goals_table(region: Mapping[str, Any], records: Sequence[Record]) -> str:
+def goals_table(
+    region: Mapping[str, Any], records: Sequence[Record], details: Mapping[str, Details] = NO_DETAILS
+) -> str:
     """One Markdown table, a row for each goal; a row whose record is missing says so.
 
     Args:
         region: As in the module's docstring.
         records: Those to find the rows in; one that is not ok counts as missing.
+        details: By run, for rows that are set against others.
 
     Raises:
         ValueError: Several records fit a row equally well; names the row.
@@ -45,7 +53,12 @@ def goals_table(region: Mapping[str, Any], records: Sequence[Record]) -> str:
         run = " ".join(filter(None, [region.get("run"), row["run"]]))
         named = "what" in row
         name = {"what": row["what"], "command": f"`qbench run {run}`"} if named else {"run": f"`{row['run']}`"}
-        rows.append({**name, **columns(record_of(run, where, records), {**region, **row})})
+        found = record_of(run, where, records)
+        if "against" in row:
+            against = versus_cells(found, record_of(row["against"], where, records), details)
+            rows.append({**name, "against": f"`{row['against']}`", **against})
+        else:
+            rows.append({**name, **columns(found, {**region, **row})})
     titles = dict.fromkeys(title for row in rows for title in row)
     return pipe_table({title: [str(row.get(title, "")) for row in rows] for title in titles}) + "\n"
 
@@ -153,12 +166,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is stale")
     options = parser.parse_args(arguments)
     records, problems = load_records(options.folder / "records")
-    for problem in problems:
+    details, of_details = find_details(options.folder / "records", [record.run_id for record in records])
+    for problem in (*problems, *of_details):
         print(problem)
     document = options.folder / "README.md"
     before = after = document.read_text(encoding="utf-8")
     for name, region in yaml.safe_load((options.folder / "goals.yaml").read_text(encoding="utf-8")).items():
-        after = with_region(after, goals_table(region, records), name)
+        after = with_region(after, goals_table(region, records, details), name)
     if options.check:
         return int(after != before)
     write_atomic(document, after.encode())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from qbench.catalog import options
+from qbench.details import Details, pack
+from qbench.measure.intervals import paired_difference
 from qbench.record import Record
 from qbench.report.goals import goals_table, main
 
@@ -51,6 +57,27 @@ def test_a_row_is_that_of_the_record_its_command_makes() -> None:
     expected = ["W4A8", f"`qbench run {RUN}`", "0.5", "0.40 [-0.12, 0.62]", "2,346", "yes"]
     assert cells(goals_table(region(), others)) == expected
     assert cells(goals_table(region(), others[:5])) == ["W4A8", f"`qbench run {RUN}`", "0.5", "not run", "", ""]
+
+
+def test_a_row_may_be_set_against_another_run() -> None:
+    rows = [{"what": "w", "run": "method=hybrid", "against": "method=kmeans bits=3"}]
+    one = record("a", method="hybrid", weight_bits=None, top1_percent=90.0, n_test=100, size_bytes=1000)
+    other = record("b", method="kmeans", weight_bits=3, top1_percent=60.0, n_test=100, size_bytes=1000)
+    right = {"a": [True] * 90 + [False] * 10, "b": [True] * 60 + [False] * 40}
+    known = {name: Details(name, None, correct=pack(np.array(hits)), labels_sha256="l") for name, hits in right.items()}
+
+    def last(*records: Record, details: Mapping[str, Details] = MappingProxyType({})) -> list[str]:
+        return cells(goals_table(region(rows=rows), records, details))
+
+    exact = paired_difference(np.array(right["a"]), np.array(right["b"]))
+    shown = f"+30.00 [{exact.low:.2f}, {exact.high:.2f}], paired over images"
+    start = ["w", "`qbench run method=hybrid`", "`method=kmeans bits=3`"]
+    assert last(one, other, details=known) == [*start, "90.00", "1,000", "60.00", "1,000", shown, "yes"]
+    assert last(one, other)[-2].endswith("from the two intervals")
+    assert last(replace(one, size_bytes=1001), other, details=known)[-1] == "no"  # accuracy bought with bytes
+    close = replace(one, top1_percent=61.0, top1_low_percent=51.2, top1_high_percent=70.0)
+    assert last(close, other)[-1] == "no"  # may be chance
+    assert last(one)[-4:] == ["not run", "", "", ""]
 
 
 def test_a_goal_may_hold_for_the_whole_interval() -> None:
