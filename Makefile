@@ -19,11 +19,13 @@ define SWEEPS
 method=fp32,linear bits=8,4,2
 method=kmeans bits=8,4,3,2
 endef
+# what `make results-studies` runs
+STUDIES ?= e b a d c
 RESULTS := docs/results
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy docs readme-table clean
+.PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy results-studies docs readme-table clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -74,6 +76,7 @@ bench: $(READY_BENCH) ## qbench beside other libraries; JSON in docs/results/ben
 	$(BIN)/python benchmarks/fine_tuning.py --json $(RESULTS)/benchmarks/fine_tuning.json
 	$(BIN)/python benchmarks/report.py --json $(RESULTS)/benchmarks/report.json
 	$(BIN)/python benchmarks/sweep.py --json $(RESULTS)/benchmarks/sweep.json
+	$(BIN)/python benchmarks/contention.py --json $(RESULTS)/benchmarks/contention.json
 
 results: export SWEEPS := $(SWEEPS)
 results: export QBENCH_OUTPUTS = outputs/results
@@ -86,7 +89,7 @@ results: $(READY) ## the experiments behind docs/results and the README (hours; 
 	cp outputs/results/records/*.json $(RESULTS)/records/
 	cp outputs/results/details/*.json $(RESULTS)/details/
 	$(BIN)/qbench report $(RESULTS)/records
-	$(MAKE) results-accuracy docs
+	$(MAKE) results-accuracy results-studies docs
 
 results-accuracy: export QBENCH_OUTPUTS = outputs/accuracy
 results-accuracy: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
@@ -97,6 +100,14 @@ results-accuracy: $(READY) ## the part of results that is in docs/results/accura
 	mkdir -p $(RESULTS)/accuracy/records
 	cp outputs/accuracy/records/*.json $(RESULTS)/accuracy/records/
 	$(BIN)/qbench report $(RESULTS)/accuracy/records
+
+results-studies: export QBENCH_OUTPUTS = outputs/studies
+results-studies: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
+results-studies: $(READY) ## the part of results that is in docs/results/studies (hours; resumable; STUDIES="b e" for some)
+	set -e; for name in $(STUDIES); do $(BIN)/qbench study $$name; done
+	mkdir -p $(RESULTS)/studies/records $(RESULTS)/studies/tables
+	cp outputs/studies/records/*.json $(RESULTS)/studies/records/
+	cp outputs/studies/tables/study_* $(RESULTS)/studies/tables/
 
 docs: readme-table ## rebuild the methods page from the methods, and the tables of README and docs from the records
 	$(BIN)/python -m qbench.methods_page docs/methods.md

@@ -111,6 +111,15 @@ def _with_accuracy(record: Record, own: Predictions, baseline: Predictions) -> R
     )
 
 
+def with_validation(record: Record, own: Path, baseline: Path) -> Record:
+    """Fill what the validation images say, from the folders of both files' scores on them."""
+    return replace(
+        record,
+        validation_top1_percent=_predictions(own).top1_percent,
+        validation_top1_baseline_percent=_predictions(baseline).top1_percent,
+    )
+
+
 def _with_agreement(record: Record, own_score: Path, integers: Path | None) -> Record:
     """Against the integer reference, where it was asked for and the program has an integer form."""
     if integers is None or "unsupported" in read_facts(integers):

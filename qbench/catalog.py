@@ -11,7 +11,8 @@ from qbench.errors import ConfigError
 from qbench.steps import DESCRIPTIVE as DESCRIPTIVE  # named here for those that read YAML files
 from qbench.trust import read_yaml
 
-GROUPS = ("dataset", "model", "method", "train", "runtime", "measure", "experiment")
+GROUPS = ("dataset", "model", "method", "train", "trainer", "runtime", "measure", "tracker", "experiment")
+PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")  # how a sweep is run, not what
 COMMON = {
     "dataset": frozenset({"images", "augment", "validation_fraction", "calibration_images", "split_seed"})
     | frozenset({"sources", "download_from", "fingerprint"}),
@@ -47,7 +48,7 @@ class Option:
         content = _read(self.path)
         if self.group == "experiment":
             return content  # its defaults choose options of other groups
-        taken = {step: _merged(o.load(), content.pop(step, None) or {}) for step, o in self.taken().items()}
+        taken = {step: merged(o.load(), content.pop(step, None) or {}) for step, o in self.taken().items()}
         return {**taken, **{key: value for key, value in content.items() if key != "defaults"}}  # in Hydra's order
 
     def taken(self) -> dict[str, Option]:
@@ -71,10 +72,10 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
     """``base`` with what ``changed`` says; mappings are merged, as Hydra does it."""
     both = {key: value for key, value in changed.items() if isinstance(value, dict) and isinstance(base.get(key), dict)}
-    return {**base, **changed, **{key: _merged(base[key], value) for key, value in both.items()}}
+    return {**base, **changed, **{key: merged(base[key], value) for key, value in both.items()}}
 
 
 def options(group: str, extra: Path | None = None) -> dict[str, Option]:

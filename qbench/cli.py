@@ -15,6 +15,8 @@ HELP = f"""qbench {__version__}: what does quantizing a network cost in accuracy
 usage: qbench VERB [...]
 
   run [-m] [--config-dir DIR] [KEY=VALUE ...]   train, quantize, evaluate; -m sweeps over comma lists
+  study [NAME [KEY=VALUE | ROW:KEY=VALUE ...]]   all runs of a published study (a, b, c, d, e), its numbers beside ours;
+                                                tiny=true in a minute; [--config-dir DIR] for studies of your own
   list [GROUP]                                  data sets, models, methods, ... and their parameters
   report [PATH]                                 the table of all records (default: outputs/records); or as a page
                                                 (--html), its figures (--figures DIR), a Pareto front (--pareto size),
@@ -31,15 +33,19 @@ usage: qbench VERB [...]
 examples
   qbench run method=kmeans bits=4                               the embedded digits, a small network
   qbench run -m method=linear,kmeans bits=8,4,2                 a sweep; the float baseline is trained once
+  qbench run -m method=linear,kmeans hydra/launcher=joblib      several at once; submitit_slurm, ray: on clusters
+  qbench run -m bits=2,4,8 method=linear,qat hydra/sweeper=optuna    Optuna chooses which to run: docs/search.md
   qbench run dataset=cifar10 model=vgg16 method=kmeans bits=4   downloads CIFAR-10 where it is missing
   qbench run model=vgg16 dry=true                               print the plan and stop
+  qbench study b seed=0,1,2                                     three networks on Fashion-MNIST, PTQ and QAT
   qbench run method=kmeans --cfg job                            print the composed config
   qbench evaluate model.qbench dataset=digits runtime=integer   accuracy from the file alone
   qbench export model.qbench --format c --output my_net         integer C99, compiled and checked before it is there
   eval "$(qbench -sc install=bash)"                             completion of groups, options and keys
 
 Keys of a run: bits act_bits seed device threads limit_train limit_test tiny dry data_dir output_dir store_dir
-traceback, and everything in the groups dataset model method train runtime measure.
+traceback, and everything in the groups dataset model method train trainer runtime measure
+tracker.
 Folders: QBENCH_DATA, QBENCH_STORE, QBENCH_OUTPUTS. Packages that configs may name beside your own: QBENCH_TRUST.
 Exit codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted.
 """
@@ -136,8 +142,9 @@ def _hydra(words: list[str]) -> int:
     from omegaconf import DictConfig
 
     from qbench.catalog import builtin_configs
+    from qbench.hydra_settings import split
 
-    sys.argv = ["qbench", *words]
+    sys.argv = ["qbench", *split(words)[1]]  # Hydra would hold these against the schemas of its plugins
 
     def ignore(_: DictConfig) -> None:
         """Run nothing: the flags that lead here only print."""
@@ -160,6 +167,10 @@ def _complete(words: list[str]) -> int:
         from qbench.catalog import GROUPS
 
         found = list(GROUPS)
+    elif verb == "study" and len(before) == 2:
+        from qbench.catalog import options
+
+        found = list(options("study"))
     elif verb == "run" and before[-1] not in ("--config-dir", "-cd"):
         return _complete_run(before, current, words)
     else:
@@ -178,6 +189,12 @@ def _complete_run(before: list[str], current: str, words: list[str]) -> int:
     found = [word for word in printed.getvalue().split() if not {*word.rstrip("=.").split(".")} & {*internal}]
     print(" ".join(found))
     return code
+
+
+def _study(words: list[str]) -> int:
+    from qbench.study import study
+
+    return study(words)
 
 
 def _list(words: list[str]) -> int:
@@ -230,6 +247,7 @@ def _doctor(words: list[str]) -> int:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
+    "study": _study,
     "list": _list,
     "report": _report,
     "inspect": _inspect,

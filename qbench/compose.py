@@ -1,4 +1,4 @@
-"""From the words on the command line to validated run configs. Only this module and ``cli`` know Hydra.
+"""From the words on the command line to validated run configs. Beside this, ``hydra_settings`` and ``cli`` know Hydra.
 
 Refusing must be quick and complete: choices, keys and values are checked against the YAML files alone, before torch is
 imported, and every problem found is listed at once.
@@ -10,6 +10,7 @@ import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,15 +32,16 @@ from qbench.refusals import (
     environment_problems,
     key_problem,
     shorthand_problems,
+    trainer_problems,
     value_problems,
 )
 from qbench.resolve import baseline_method, resolve
 from qbench.steps import find
 from qbench.trust import check_yaml, standard_library, target_problems
 
-__all__ = ["Cell", "baseline_method", "compose_cells"]
+__all__ = ["Cell", "baseline_method", "compose_cells", "compose_sweeps"]
 NO_VALUES: Mapping[str, Any] = MappingProxyType({})
-WHOLE_SWEEP = ("output_dir", "dry", "traceback")  # keys that a sweep has once
+WHOLE_SWEEP = ("output_dir", "dry", "traceback", "tracker")  # keys that a sweep has once
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,19 @@ class Cell:
     facts: Mapping[str, Any] = field(default_factory=dict)  # of a skipped cell: what its row still says
 
 
-def compose_cells(overrides: Sequence[str], config_dir: Path | None = None, multirun: bool = False) -> list[Cell]:
+def compose_cells(
+    overrides: Sequence[str],
+    config_dir: Path | None = None,
+    multirun: bool = False,
+    default_threads: int | None = None,
+) -> list[Cell]:
     """Expand and validate command-line overrides.
 
     Args:
         overrides: Hydra overrides, e.g. ``["method=kmeans", "bits=8,4"]``.
         config_dir: The user's own config folder, searched beside qbench's.
         multirun: Whether comma lists and ranges expand into several cells.
+        default_threads: ``threads`` of a cell that names none; None takes the physical cores.
 
     Returns:
         One cell per combination, in Hydra's order. In a multirun, a combination its method has no form for is
@@ -68,36 +76,87 @@ def compose_cells(overrides: Sequence[str], config_dir: Path | None = None, mult
     Raises:
         ConfigError: Anything is wrong in a single run, or in a way that no combination survives; lists all problems.
     """
-    composer = _Composer(config_dir)
+    return compose_sweeps([overrides], config_dir, multirun, default_threads)[0]
+
+
+def compose_sweeps(
+    sweeps: Sequence[Sequence[str]],
+    config_dir: Path | None = None,
+    multirun: bool = True,
+    default_threads: int | None = None,
+) -> list[list[Cell]]:
+    """The cells of several sweeps, each as :func:`compose_cells` makes them; their problems are listed together.
+
+    Raises:
+        ConfigError: As there; also if no combination of any sweep has a form.
+    """
+    composer = _Composer(config_dir, default_threads)
     presence: dict[str, str | None] = {}
-    cells: list[Cell] = []
+    found: list[list[Cell]] = []
     problems: dict[str, None] = {}  # as an ordered set: cells of a sweep share most of theirs
-    for combination in itertools.product(*_expand(_parse(overrides), multirun)):
-        cell, found = _compose_cell(combination, composer, multirun, presence)
-        problems.update(dict.fromkeys(found))
-        cells.append(cell)
+    for overrides in sweeps:
+        found.append([])
+        for combination in itertools.product(*_expand(_parse(overrides), multirun)):
+            cell, wrong = _compose_cell(combination, composer, multirun, presence)
+            problems.update(dict.fromkeys(wrong))
+            found[-1].append(cell)
+    cells = [cell for of_sweep in found for cell in of_sweep]
     if not problems and all(cell.config is None for cell in cells):
         problems = dict.fromkeys(cell.skipped for cell in cells)
     if problems:
         raise ConfigError(list(problems))
-    return cells
+    return found
+
+
+class OneByOne:
+    """Composes one combination at a time, for whoever decides on the next when the last has run."""
+
+    def __init__(self, config_dir: Path | None = None) -> None:
+        self._composer = _Composer(config_dir, None)
+        self._presence: dict[str, str | None] = {}
+
+    def cell(self, words: Sequence[str]) -> tuple[Cell, list[str]]:
+        """The cell of overrides with one value each, and what is wrong with them; then it has no config."""
+        return _compose_cell(words, self._composer, True, self._presence)
+
+    def lacked(self, words: Sequence[str], keys: Sequence[str]) -> set[str]:
+        """Those of the keys that the options chosen in ``words`` do not have."""
+        chosen = [word for word in words if word.partition("=")[0] in GROUPS]
+        try:
+            defaults = self._composer.compose(chosen)
+        except ConfigError:  # an option that there is not: that is said elsewhere
+            return set()
+        return {key for key in keys if key not in GROUPS and key_problem(key, defaults) is not None}
+
+
+def read_override(text: str) -> Override | str:
+    """One override as Hydra parses it, or what is wrong with it."""
+    try:
+        override = _parser().parse_override(text)
+        if override.get_key_element():
+            return override
+    except HydraException:
+        pass
+    key, given, value = text.partition("=")
+    advice = f" Quote a value with special characters: \"{key}='{value}'\"." if given and key else ""
+    return f"{text!r} cannot be read as KEY=VALUE.{advice}"
+
+
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
     parsed: list[Override] = []
     problems = []
     for text in overrides:
-        try:
-            override = parser.parse_override(text)
-            key = override.get_key_element()
-        except HydraException:
-            key = ""
-        if not key:
-            key, given, value = text.partition("=")
-            advice = f" Quote a value with special characters: \"{key}='{value}'\"." if given and key else ""
-            problems.append(f"{text!r} cannot be read as KEY=VALUE.{advice}")
-        elif "@" in key or key.startswith(("+", "~")):
+        override = read_override(text)
+        if not isinstance(override, Override):
+            problems.append(override)
+            continue
+        key = override.get_key_element()
+        if "@" in key or key.startswith(("+", "~")):
             problems.append(f"{text!r}: only KEY=VALUE for a key that exists; keys are neither added nor deleted.")
         elif key.split(".")[0] == "hydra":
             problems.append(f"{text!r}: settings of Hydra have no effect here; sweeps and folders are qbench's own.")
@@ -114,14 +173,15 @@ def _expand(parsed: Sequence[Override], multirun: bool) -> list[list[str]]:
     problems = []
     for override in parsed:
         key, text = override.get_key_element(), override.input_line or ""
+        single = key.split(".")[0] in WHOLE_SWEEP
         if not override.is_sweep_override():
             choices.append([text])
         elif not multirun:
             problems.append(f"{text}: several values need a sweep; add -m (qbench run -m ...).")
-        elif isinstance(override.value(), Glob) or key in WHOLE_SWEEP:
+        elif isinstance(override.value(), Glob) or single:
             problems.append(
                 f"{text}: cannot be swept over; "
-                + (f"{key} has one value for the whole sweep." if key in WHOLE_SWEEP else "list the values.")
+                + (f"{key} has one value for the whole sweep." if single else "list the values.")
             )
         else:
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
@@ -160,7 +220,9 @@ def _compose_cell(
         problems += here
     if problems or here:
         return replace(unrun, skipped="; ".join(here), facts=_facts(composed)), problems
+    composed["threads"] = composed["threads"] or composer.default_threads
     config, notes = resolve(composed, defaults, composer.config_dir)
+    problems += trainer_problems(config)
     if not multirun:
         problems += _bits_problems(composed, config)
     name, asked = config.method.name, composed["choices"]["runtime"]
@@ -192,8 +254,8 @@ def _facts(composed: Mapping[str, Any]) -> dict[str, Any]:
 class _Composer:
     """Hydra's composition as plain data. It takes a tenth of a second, so cells share that of their options."""
 
-    def __init__(self, config_dir: Path | None) -> None:
-        self.config_dir = config_dir
+    def __init__(self, config_dir: Path | None, default_threads: int | None) -> None:
+        self.config_dir, self.default_threads = config_dir, default_threads
         if config_dir is not None:
             for path in sorted(path for group in GROUPS for path in (config_dir / group).rglob("*.yaml")):
                 check_yaml(path)  # before Hydra reads it

@@ -65,6 +65,9 @@ class Choice:
         return " ".join(filter(None, [self.name, self.variant, bits]))
 
 
+NO_TRACKER = Choice("none", "qbench.trackers.base.NoTracker")
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """Random changes of training images.
@@ -134,8 +137,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class TrainerConfig:
+    """What a float training runs on; the recipe, its batch size and its precision are those of :class:`TrainConfig`.
+
+    Attributes:
+        devices: Processes that train together, each on its share of every batch.
+        accumulate: Parts of that share which are computed one after the other.
+        sync_batch_norm: Batch norms take their statistics from the whole batch, not from each process's part.
+    """
+
+    devices: int = 1
+    accumulate: int = 1
+    sync_batch_norm: bool = False
+
+
+@dataclass(frozen=True)
 class MeasureConfig:
-    """What the profile stage measures and how hard it tries; ``agreement`` says when to compare with the integers."""
+    """What the profile stage measures and how hard it tries.
+
+    ``agreement`` says when to compare with the integers, ``validation`` whether to score the validation images too.
+    """
 
     latency: bool = True
     memory: bool = True
@@ -145,6 +166,7 @@ class MeasureConfig:
     turn_seconds: float = 0.1
     ratio_tolerance: float = 0.05
     agreement: str = "deployed"
+    validation: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +190,8 @@ class RunConfig:
     tiny: bool = False
     dry: bool = False
     traceback: bool = False
+    trainer: TrainerConfig = TrainerConfig()
+    tracker: Choice = NO_TRACKER
 
     @property
     def label(self) -> str:

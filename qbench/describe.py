@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qbench.catalog import DESCRIPTIVE, GROUPS, Option, nearest, options
+from qbench.catalog import DESCRIPTIVE, GROUPS, PLUGIN_GROUPS, Option, nearest, options
 from qbench.console import make_console
 from qbench.errors import ArtifactError, ConfigError
 from qbench.limits import describe
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from qbench.program.encodings import Encoding
     from qbench.program.graph import Program
 
-PLURALS = {f"{group}s": group for group in GROUPS} | {"runtimes": "runtime"}
+LISTED = (*GROUPS, *PLUGIN_GROUPS)
+OTHER_NAMES = {f"{group}s": group for group in GROUPS} | {group.rpartition("/")[2]: group for group in PLUGIN_GROUPS}
 
 
 def list_options(words: Sequence[str]) -> int:
@@ -31,12 +32,12 @@ def list_options(words: Sequence[str]) -> int:
     extra, names = _config_dir(words)
     wanted = []
     for name in names:
-        group = PLURALS.get(name, name)
-        if group not in GROUPS:
-            raise ConfigError(f"list {name}: unknown group.{nearest(name, [*GROUPS])} Groups: {', '.join(GROUPS)}.")
+        group = OTHER_NAMES.get(name, name)
+        if group not in LISTED:
+            raise ConfigError(f"list {name}: unknown group.{nearest(name, LISTED)} Groups: {', '.join(LISTED)}.")
         wanted.append(group)
     console = make_console()
-    for group in wanted or GROUPS:
+    for group in wanted or LISTED:
         found = options(group, extra)
         if not found:
             continue
@@ -169,7 +170,8 @@ def _parameters(option: Option, content: dict[str, Any]) -> str:
     if option.group == "experiment":
         return "\n".join(_settings(_chosen(content)))
     limits = flat_limits(content)
-    parameters = flat(option.parameters())
+    plugin = option.group in PLUGIN_GROUPS
+    parameters = _dotted(option.parameters()) if plugin else flat(option.parameters())
     allowed = [f" ({describe(limits[name])})" if name in limits else "" for name in parameters]
     return "\n".join(text + limit for text, limit in zip(_settings(parameters), allowed))
 
@@ -181,14 +183,18 @@ def _chosen(experiment: dict[str, Any]) -> dict[str, Any]:
         if isinstance(entry, dict):
             found.update({key.removeprefix("override ").strip("/"): value for key, value in entry.items()})
 
-    def flatten(prefix: str, content: Mapping[str, Any]) -> None:
-        for key, value in content.items():
-            if isinstance(value, Mapping):
-                flatten(f"{prefix}{key}.", value)
-            else:
-                found[f"{prefix}{key}"] = value
+    return {
+        **found,
+        **_dotted({key: value for key, value in experiment.items() if key not in ("defaults", *DESCRIPTIVE)}),
+    }
 
-    flatten("", {key: value for key, value in experiment.items() if key not in ("defaults", *DESCRIPTIVE)})
+
+def _dotted(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings that hold anything as one, by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        nested = isinstance(value, Mapping) and value
+        found.update(_dotted(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
     return found
 
 

@@ -26,7 +26,8 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, durable: bool = T
     ``data`` may come in pieces.
     ``durable`` waits until the content would survive a power failure; what can be made again need not.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():  # one look over a network instead of two
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("wb") as stream:
@@ -35,8 +36,9 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, durable: bool = T
             if durable:
                 os.fsync(stream.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def file_sha256(path: Path) -> str:

@@ -5,6 +5,7 @@
     choose    with runtime=auto: the fastest runtime for the artefact and each batch size, on this machine
     reference the artefact's logits computed with integers alone, once for all its runtimes
     score     accuracy of one artefact on the test images
+    validate  the same on the validation images, with measure.validation: of the artefact and of the float one
     profile   latency and memory of the artefact, beside the float artefact, on this machine
 
 A key covers exactly what the stage reads, the keys of the stages it builds on, and the stage's version. Bump a version
@@ -20,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from qbench.config import AugmentConfig, Choice, DatasetConfig, RunConfig, TrainConfig
+from qbench.config import AugmentConfig, Choice, DatasetConfig, RunConfig, TrainConfig, TrainerConfig
 from qbench.files import file_sha256
 from qbench.machine import cpu_model
 from qbench.steps import TARGET, flat, steps
@@ -32,8 +33,10 @@ TORCH = Choice("torch", "qbench.runtime.torch_runtime.TorchRuntime", {"channels_
 INTEGER = Choice("integer", "qbench.runtime.integer.IntegerRuntime", {"check": False})
 AUTO = "qbench.runtime.auto.AutoRuntime"
 ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version decide what runtime=auto may choose
+COMPARED = ("agreement", "validation")  # of ``measure``: what to look at beside what is timed
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
-VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "profile": 1}
+_Fields = TypeVar("_Fields", TrainConfig, AugmentConfig, TrainerConfig)
+VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "validate": 1, "profile": 1}
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,25 @@ class Plan:
     run_id: str
     choose: PlannedStage | None = None
     reference: PlannedStage | None = None
+    validate: PlannedStage | None = None
+    baseline_validate: PlannedStage | None = None
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a stage of it measures time."""
+        return self.choose is not None or self.profile is not None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the store had every stage when this was planned."""
+        return all(stage.cached for stage in self.stages)
 
     @property
     def stages(self) -> tuple[PlannedStage, ...]:
         """In execution order, each key once."""
         of_baseline, own = (self.train, self.baseline, self.baseline_score), (self.quantize, self.choose)
-        listed = (*of_baseline, *own, self.reference, self.score, self.profile)
+        validations = (self.baseline_validate, self.validate)
+        listed = (*of_baseline, *own, self.reference, self.score, *validations, self.profile)
         unique = {(stage.stage, stage.key): stage for stage in listed if stage is not None}
         return tuple(unique.values())
 
@@ -94,16 +110,21 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
     names = f"{config.dataset.choice.name} {config.model.choice.name} {config.method.name}"
     identity = [names, score.key, profile.key if profile else None]
     identity += [reference.key] if reference is not None and compares else []
+    validate = planner.validate(own_artefact, runtime) if config.measure.validation else None
+    identity += [validate.key] if validate is not None else []
+    float_runtime = _identity(baseline_runtime(config))
     return Plan(
         train=train,
         baseline=float_artefact,
         quantize=own_artefact,
-        baseline_score=planner.score(float_artefact, _identity(baseline_runtime(config))),
+        baseline_score=planner.score(float_artefact, float_runtime),
         score=score,
         profile=profile,
         run_id=content_key("run", 1, identity)[:12],
         choose=choose,
         reference=reference,
+        validate=validate,
+        baseline_validate=None if validate is None else planner.validate(float_artefact, float_runtime),
     )
 
 
@@ -117,7 +138,8 @@ class _Planner:
         self.data = {"dataset": _dataset_fields(config.dataset), "limit_test": config.limit_test}
         self.of = f"{config.model.choice.name} on {config.dataset.choice.name}"
         limits = f"limits {config.limit_train} {config.limit_test}"
-        self.size = f"{limits} {config.device} threads {config.threads} {cpu_model()}"
+        together = f" x {config.trainer.devices}" if config.trainer.devices > 1 else ""
+        self.size = f"{limits} {config.device}{together} threads {config.threads} {cpu_model()}"
 
     def train(self) -> PlannedStage:
         fields = {**_training_fields(self.config), **self.where}
@@ -152,6 +174,10 @@ class _Planner:
         fields = {"artefact": made.key, **self.data, "runtime": runtime, **self.where}
         return self._planned("score", made.subject, fields)
 
+    def validate(self, made: PlannedStage, runtime: Mapping[str, Any]) -> PlannedStage:
+        # the validation images follow from the training that the artefact stands on
+        return self._planned("validate", made.subject, {"artefact": made.key, "runtime": runtime, **self.where})
+
     def profile(self, baseline: PlannedStage, own: PlannedStage, runtime: Mapping[str, Any]) -> PlannedStage:
         fields = {
             "artefact": own.key,
@@ -168,7 +194,7 @@ class _Planner:
 
     def _timing(self) -> dict[str, Any]:
         """How to measure, without what says what to compare."""
-        return {name: value for name, value in asdict(self.config.measure).items() if name != "agreement"}
+        return {name: value for name, value in asdict(self.config.measure).items() if name not in COMPARED}
 
     def _planned(
         self, stage: str, subject: str, fields: dict[str, Any], method: str = "", epochs: int = 1
@@ -232,6 +258,7 @@ def versions_of(packages: Sequence[str]) -> dict[str, str]:
 
 def _training_fields(config: RunConfig) -> dict[str, Any]:
     weights = config.model.weights
+    trainer = _changed(config.trainer, TrainerConfig()) if config.train.epochs else {}
     return {
         "dataset": _dataset_fields(config.dataset),
         "split": _split_fields(config.dataset),
@@ -244,10 +271,11 @@ def _training_fields(config: RunConfig) -> dict[str, Any]:
         "weights": file_sha256(weights) if weights is not None else None,
         "recipe": _changed(config.train, TrainConfig()),
         "seed": config.seed,
+        **({"trainer": trainer} if trainer else {}),
     }
 
 
-def _changed(given: TrainConfig | AugmentConfig, default: TrainConfig | AugmentConfig) -> dict[str, Any]:
+def _changed(given: _Fields, default: _Fields) -> dict[str, Any]:
     """The fields that differ from the defaults: a new field does not change the keys of what was trained before."""
     defaults = asdict(default)
     return {name: value for name, value in asdict(given).items() if value != defaults[name]}

@@ -38,6 +38,8 @@ class Record:
     read from the processor's counters; both are per image, and they have nothing to do with one another.
     ``agreement_integer_percent``, ``identical_logits_percent`` and ``largest_logit_difference`` compare with the
     integer reference; None where the program has no integer form or nobody asked.
+    ``validation_top1_percent`` and ``validation_top1_baseline_percent`` are of the validation images, with
+    ``measure.validation``: a search goes by them, and never by test images.
     ``runtime_chosen`` and ``candidates`` (one mapping per runtime and batch size) are those of ``runtime`` auto.
     """
 
@@ -122,6 +124,8 @@ class Record:
     largest_logit_difference: float | None = None
     runtime_chosen: str | None = None
     candidates: tuple[Mapping[str, Any], ...] = ()
+    validation_top1_percent: float | None = None
+    validation_top1_baseline_percent: float | None = None
 
     def save(self, folder: Path) -> Path:
         """Write ``folder/RUN_ID.json`` whole or not at all."""

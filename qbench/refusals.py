@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.catalog import DESCRIPTIVE, FIXED, GROUPS, nearest
-from qbench.config import AugmentConfig, MeasureConfig, TrainConfig
+from qbench.config import AugmentConfig, MeasureConfig, RunConfig, TrainConfig, TrainerConfig
 from qbench.data.presence import check_presence
 from qbench.limits import problem_with, problems_in
 from qbench.steps import find, flat, flat_limits
@@ -59,7 +59,7 @@ def value_problems(composed: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     found = problems_in("", top, defaults)
     for group in GROUPS[:-1]:
         of = f"{group}={composed['choices'][group]}"
-        if group in BUILT and not defaults[group].get("_target_"):
+        if group in (*BUILT, "tracker") and not defaults[group].get("_target_"):
             found.append(f"{of}: its YAML names no _target_.")
         found += problems_in(f"{group}.", composed[group], defaults[group], of=of)
     return found + _schema_problems(composed, defaults)
@@ -111,6 +111,28 @@ def environment_problems(composed: Mapping[str, Any], presence: dict[str, str | 
     return [text for text in found if text is not None]
 
 
+def trainer_problems(config: RunConfig) -> list[str]:
+    """Devices that cannot train together, and batches too small to be divided among them."""
+    trainer, device, found = config.trainer, config.device, []
+    parts = trainer.devices * trainer.accumulate
+    if trainer.devices > 1 and device not in ("cpu", "cuda"):
+        found.append(
+            f"trainer.devices={trainer.devices}: not with device={device}; allowed: cpu (processes that share its "
+            "cores) and cuda (the first GPUs)."
+        )
+    if trainer.sync_batch_norm and (trainer.devices == 1 or device != "cuda"):
+        found.append(
+            "trainer.sync_batch_norm=true: needs device=cuda and trainer.devices of 2 or more; torch synchronizes "
+            "batch norms on GPUs alone."
+        )
+    if config.train.epochs and config.train.batch_size < parts:
+        found.append(
+            f"trainer.devices={trainer.devices} x trainer.accumulate={trainer.accumulate} are more parts than "
+            f"train.batch_size={config.train.batch_size} has images; lower them or raise train.batch_size."
+        )
+    return found
+
+
 def _is_fixed(walked: Sequence[str], name: str) -> bool:
     if not walked:
         return name in DESCRIPTIVE or name == "choices"
@@ -122,6 +144,7 @@ def _schema_problems(composed: Mapping[str, Any], defaults: Mapping[str, Any]) -
     found = []
     parts: tuple[tuple[str, dict[str, Any], Any], ...] = (
         ("train", asdict(TrainConfig()), composed["train"]),
+        ("trainer", asdict(TrainerConfig()), composed["trainer"]),
         ("measure", asdict(MeasureConfig()), composed["measure"]),
         ("dataset.augment", asdict(AugmentConfig()), composed["dataset"].get("augment")),
         ("model.recipe", asdict(TrainConfig()), composed["model"].get("recipe")),

@@ -11,7 +11,7 @@ from typing import Any
 from qbench import steps
 from qbench.catalog import COMMON, options
 from qbench.config import Choice as Option
-from qbench.config import DatasetConfig, MeasureConfig, TrainConfig
+from qbench.config import DatasetConfig, MeasureConfig, TrainConfig, TrainerConfig
 from qbench.plan import AUTO
 from qbench.record import Record
 from qbench.refusals import BUILT, SHORTHANDS
@@ -36,7 +36,7 @@ def command(record: Record) -> str | None:
         foreign = foreign or _content(group, choice["name"]) is None
     words += [word for group in BUILT for word in _changed_parameters(group, _choice(config, group))]
     words += _dataset_words(config["dataset"]) + _model_words(config["model"])
-    words += _train_words(config) + _measure_words(config["measure"])
+    words += _train_words(config) + _trainer_words(config) + _measure_words(config["measure"])
     words += [_word(key, config[key]) for key, usual in DEFAULTS.items() if config.get(key, usual) != usual]
     words += [_word("threads", config["threads"])]
     return " ".join(["qbench run", *([FOREIGN] if foreign else []), *map(shlex.quote, words)])
@@ -94,6 +94,13 @@ def _train_words(config: Mapping[str, Any]) -> list[str]:
         recipe = {**recipe, "epochs": 0}
     usual = asdict(TrainConfig(**recipe))
     return [_word(f"train.{key}", value) for key, value in config["train"].items() if value != usual.get(key)]
+
+
+def _trainer_words(config: Mapping[str, Any]) -> list[str]:
+    """What the training ran on; records from before there was a choice have none."""
+    usual = asdict(TrainerConfig())
+    given = config.get("trainer") or {}
+    return [_word(f"trainer.{key}", value) for key, value in given.items() if value != usual.get(key)]
 
 
 def _measure_words(measure: Mapping[str, Any]) -> list[str]:

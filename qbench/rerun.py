@@ -11,27 +11,40 @@ Block = tuple[tuple[str, ...], ...]  # for each override of the command, in orde
 
 @dataclass(frozen=True)
 class Command:
-    """``qbench run`` as it was given."""
+    """``qbench run``, or another verb that runs cells, as it was given.
+
+    ``settings`` are those of its overrides that speak of the sweep, not of its cells.
+    """
 
     overrides: tuple[str, ...]
     config_dir: str | None
     multirun: bool
+    settings: tuple[str, ...] = ()
+    verb: tuple[str, ...] = ("run",)
 
     def __str__(self) -> str:
-        return self._line(self.overrides)
+        flags = ["-m"] if self.multirun and self.verb == ("run",) else []
+        return shlex.join(["qbench", *self.verb, *flags, *self._folder, *self.overrides])
 
     def only(self, cells: Sequence[Sequence[str]]) -> list[str]:
         """The fewest commands, one below the other, that run these cells and no others.
 
         Args:
-            cells: The overrides of each, ``KEY=VALUE``, all with the same keys in the same order.
+            cells: The overrides of each, ``KEY=VALUE``; those of a sweep have the same keys in the same order.
         """
-        return [self._line([_sweep(values) for values in block]) for block in blocks(cells)]
-
-    def _line(self, overrides: Sequence[str]) -> str:
+        sweeps: dict[tuple[str, ...], list[Sequence[str]]] = {}
+        for cell in cells:
+            sweeps.setdefault(tuple(word.partition("=")[0] for word in cell), []).append(cell)
         flags = ["-m"] if self.multirun else []
-        flags += ["--config-dir", self.config_dir] if self.config_dir is not None else []
-        return shlex.join(["qbench", "run", *flags, *overrides])
+        return [
+            shlex.join(["qbench", "run", *flags, *self._folder, *self.settings, *map(_sweep, block)])
+            for of_sweep in sweeps.values()
+            for block in blocks(of_sweep)
+        ]
+
+    @property
+    def _folder(self) -> list[str]:
+        return ["--config-dir", self.config_dir] if self.config_dir is not None else []
 
 
 def blocks(cells: Sequence[Sequence[str]]) -> list[Block]:

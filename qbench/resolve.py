@@ -19,6 +19,7 @@ from qbench.config import (
     Peer,
     RunConfig,
     TrainConfig,
+    TrainerConfig,
 )
 from qbench.errors import ConfigError
 from qbench.machine import physical_cores
@@ -90,13 +91,26 @@ def resolve(
         tiny=tiny,
         dry=bool(container["dry"]),
         traceback=bool(container["traceback"]),
+        tracker=_choice("tracker", container),
+        trainer=TrainerConfig(**{k: v for k, v in container["trainer"].items() if k not in DESCRIPTIVE}),
     )
-    return config, notes
+    return config, (*notes, *_trainer_notes(config))
 
 
 def baseline_method() -> Choice:
     """The float baseline, as the method every run is compared with."""
     return Choice("fp32", *_target_and_params("method", options("method")["fp32"].load()))
+
+
+def _trainer_notes(config: RunConfig) -> list[str]:
+    """What trainer.devices does not reach."""
+    asked = {key.rpartition(".")[2]: value for key, value in steps.flat(config.method.params).items()}
+    if config.trainer.devices == 1 or not asked.get("epochs"):
+        return []
+    return [
+        f"trainer.devices={config.trainer.devices} is for the float training; method={config.method.name} fine-tunes "
+        "in one process"
+    ]
 
 
 def _fingerprint(container: Mapping[str, Any]) -> str:

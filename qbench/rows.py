@@ -15,7 +15,7 @@ from qbench.measure.environment import environment
 from qbench.plan import Plan
 from qbench.record import Record
 
-ABOUT_THE_CALL = ("data_dir", "output_dir", "store_dir", "dry", "traceback")  # not about what was run
+ABOUT_THE_CALL = ("data_dir", "output_dir", "store_dir", "dry", "traceback", "tracker")  # not about what was run
 STORAGE = "storage"  # the kind of error after which a sweep stops: what it makes could not be kept
 OUT_OF_MEMORY = {
     "train": "out of memory while training: lower train.batch_size",
@@ -23,6 +23,7 @@ OUT_OF_MEMORY = {
     "choose": "out of memory in choose: lower measure.batch_sizes",
     "reference": "out of memory in reference: lower limit_test, or set measure.agreement=never",
     "score": "out of memory in score: lower limit_test, or take a smaller model",
+    "validate": "out of memory in validate: lower dataset.validation_fraction, or take a smaller model",
     "profile": "out of memory in profile: lower measure.batch_sizes",
 }
 

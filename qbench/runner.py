@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qbench import durations
-from qbench.assess import assess
+from qbench.assess import assess, with_validation
 from qbench.assets import pin_threads
 from qbench.choose import choose_stage, chosen_runtimes
 from qbench.collect import collect_details
@@ -36,8 +36,10 @@ from qbench.stages import (
     reference_stage,
     score_stage,
     train_stage,
+    validate_stage,
 )
 from qbench.store import Store
+from qbench.trackers.base import log_run
 from qbench.training.memory import memory_errors
 
 ALONE = ("choose", "profile")  # the stages that measure time: they look for others instead of showing themselves
@@ -46,6 +48,8 @@ BUSY_PERCENT = 25.0  # of all processors; above, a timing deserves a warning
 
 def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
     """Execute what the plan lacks, and write the record (also of a failure) to ``output_dir/records``, then details.
+
+    The run's tracker, if it has one, is told afterwards; see :mod:`qbench.trackers.base`.
 
     KeyboardInterrupt passes through: finished stages are kept, nothing is recorded.
 
@@ -57,6 +61,35 @@ def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
         record, details = _execute(config, plan, baseline, progress)
     except Exception as error:
         record = failed_record(config, plan, error)
+    _save(config, record, details)
+    return record
+
+
+def make_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record | None:
+    """Make what the plan lacks, but for what is measured in time and what builds on that.
+
+    Returns:
+        None, or the record of a failure, which is written.
+
+    Raises:
+        NoRoomError: That record cannot be written.
+    """
+    try:
+        pin_threads(config.threads)
+        made = _Stages(config, plan, progress)
+        with made.store.in_use((stage.stage, stage.key) for stage in plan.stages):
+            parts = made.parts(baseline)
+            if plan.choose is None:
+                made.own_score(parts.own, None, parts.integers)
+                made.validations(parts.own, parts.reference, None)
+    except Exception as error:
+        record = failed_record(config, plan, error)
+        _save(config, record)
+        return record
+    return None
+
+
+def _save(config: RunConfig, record: Record, details: Details | None = None) -> None:
     try:
         record.save(config.output_dir / "records")
         if details is not None:
@@ -67,7 +100,7 @@ def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
             f"{config.output_dir / 'records'} cannot be written ({error.strerror or error}), and {became}; "
             "once it can be, the same command goes on from there"
         ) from error
-    return record
+    log_run(config, record, details)
 
 
 def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> tuple[Record, Details]:
@@ -80,18 +113,16 @@ def _execute(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
 def _run_stages(
     made: _Stages, config: RunConfig, plan: Plan, baseline: Choice, progress: Progress
 ) -> tuple[Record, Details]:
-    trained = made.folder(plan.train, lambda f: train_stage(config, f, progress))
-    reference = made.artifact(plan.baseline, baseline, trained)
-    float_runtime = baseline_runtime(config)
-    reference_score = made.score(plan.baseline_score, reference, float_runtime)
-    own = made.artifact(plan.quantize, config.method, trained)
+    parts = made.parts(baseline)
+    own, reference, integers = parts.own, parts.reference, parts.integers
     chosen = made.choice(own)
-    integers = made.integers(own)
     own_score = made.own_score(own, chosen, integers)
-    profile = made.profile(own, reference, float_runtime, chosen)
+    validations = made.validations(own, reference, chosen)
+    profile = made.profile(own, reference, baseline_runtime(config), chosen)
     record = blank_record(config, plan.run_id, "ok")
     compared = integers if compares_with_integers(config) else None
-    record = assess(record, trained, own, reference, own_score, reference_score, compared)
+    record = assess(record, parts.trained, own, reference, own_score, parts.reference_score, compared)
+    record = with_validation(record, *validations) if validations is not None else record
     record = _with_choice(_with_profile(record, profile), made.choice_facts)
     details = collect_details(record, own, reference, own_score, compared)
     made.forget_contended(profile)
@@ -106,6 +137,16 @@ def _run_stages(
         environment={**environment(), **(versions_of(peer.packages) if peer is not None else {})},
     )
     return record, details
+
+
+class _Parts(NamedTuple):
+    """Folders of the stages that no measurement of time comes before."""
+
+    trained: Path
+    reference: Path
+    reference_score: Path
+    own: Path
+    integers: Path | None
 
 
 class _Stages:
@@ -130,6 +171,14 @@ class _Stages:
         if not cached:
             self.progress.line(f"{stage} {planned.key} done")
         return folder
+
+    def parts(self, baseline: Choice) -> _Parts:
+        """Train, make both files, score the float one, and compute what integers alone would answer."""
+        trained = self.folder(self.plan.train, lambda f: train_stage(self.config, f, self.progress))
+        reference = self.artifact(self.plan.baseline, baseline, trained)
+        reference_score = self.score(self.plan.baseline_score, reference, baseline_runtime(self.config))
+        own = self.artifact(self.plan.quantize, self.config.method, trained)
+        return _Parts(trained, reference, reference_score, own, self.integers(own))
 
     def artifact(self, planned: PlannedStage, method: Choice, trained: Path) -> Path:
         make = partial(quantize_stage, self.config, method, trained, progress=self.progress)
@@ -158,8 +207,24 @@ class _Stages:
         if integers is not None and is_reference(self.config.runtime):
             make = partial(adopt_reference_stage, integers, artifact_of(own).path)
             return self.folder(self.plan.score, make)
-        runtime = self.config.runtime if chosen is None else chosen[self.config.measure.batch_sizes[0]]
-        return self.score(self.plan.score, own, runtime)
+        return self.score(self.plan.score, own, self._own_runtime(chosen))
+
+    def validations(self, own: Path, reference: Path, chosen: Mapping[int, Choice] | None) -> tuple[Path, Path] | None:
+        """Both files on the validation images, each on the runtime of its score; None unless that was asked for."""
+        if self.plan.validate is None or self.plan.baseline_validate is None:
+            return None
+        asked = (
+            (self.plan.validate, own, self._own_runtime(chosen)),
+            (self.plan.baseline_validate, reference, baseline_runtime(self.config)),
+        )
+        made, before = (
+            self.folder(planned, partial(validate_stage, self.config, runtime, artifact_of(artifact).path))
+            for planned, artifact, runtime in asked
+        )
+        return made, before
+
+    def _own_runtime(self, chosen: Mapping[int, Choice] | None) -> Choice:
+        return self.config.runtime if chosen is None else chosen[self.config.measure.batch_sizes[0]]
 
     def profile(
         self, own: Path, reference: Path, float_runtime: Choice, chosen: Mapping[int, Choice] | None
@@ -174,7 +239,7 @@ class _Stages:
         """Figures of a busy machine are shown with a warning this time, and measured again the next."""
         stages = [self.plan.profile] if profile.get("contended") else []
         if self.choice_facts.get("contended"):  # the score is that of a runtime it may not choose next time
-            stages = [self.plan.choose, self.plan.score, self.plan.profile]
+            stages = [self.plan.choose, self.plan.score, self.plan.validate, self.plan.profile]
         for stage in stages:
             if stage is not None:
                 self.store.discard(stage.stage, stage.key)

@@ -21,7 +21,7 @@ from qbench.artifact import load, save
 from qbench.assets import instantiate, load_test_images, load_training_data, make_network
 from qbench.config import AugmentConfig, Choice, MeasureConfig, RunConfig
 from qbench.data.augment import eval_batches
-from qbench.data.base import TrainingData
+from qbench.data.base import ImageSet, TrainingData
 from qbench.errors import MethodError, RuntimeUnavailable
 from qbench.exclusive import foreign_load_percent, others_busy, profiling
 from qbench.files import ARTIFACT, file_sha256, write_atomic
@@ -36,6 +36,8 @@ from qbench.program.materialize import materialize
 from qbench.program.trace import trace
 from qbench.progress import Progress
 from qbench.runtime import load_runtime
+from qbench.runtime.base import Executable
+from qbench.training.distributed import Ranks, run_together
 from qbench.training.loop import fit
 from qbench.training.recipe import resolve_device
 from qbench.tuner import CHECKPOINT, Tuner
@@ -64,9 +66,18 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
     """Train the float baseline; leaves the weights of its best validation epoch and its history."""
+    device, devices = resolve_device(config.device), config.trainer.devices
+    if devices == 1 or not config.train.epochs:
+        _train(config, folder, ranks=Ranks(), device=device, progress=progress)
+        return
+    load_training_data(config)  # what is wrong with it is said before processes start; the next stage needs it too
+    run_together(_train, (config, folder), devices=devices, device=device, threads=config.threads, progress=progress)
+
+
+def _train(config: RunConfig, folder: Path, *, ranks: Ranks, device: torch.device, progress: Progress) -> None:
+    """Train in this process, alone or with others; rank 0 writes what comes of it."""
     data = load_training_data(config)
     network = make_network(config, data)
-    device = resolve_device(config.device)
     outcome = fit(
         network,
         data,
@@ -77,7 +88,11 @@ def train_stage(config: RunConfig, folder: Path, progress: Progress) -> None:
         checkpoint=folder / CHECKPOINT,
         progress=progress,
         label=config.model.choice.name,
+        trainer=config.trainer,
+        ranks=ranks,
     )
+    if not ranks.leads:
+        return
     write_tensors(folder / WEIGHTS, outcome.state)
     write_facts(
         folder,
@@ -153,14 +168,25 @@ def _keep_external(
 
 def score_stage(config: RunConfig, runtime: Choice, artifact: Path, folder: Path) -> None:
     """Run the file, re-loaded from disk, on the test images in float32; leaves its logits and their labels."""
-    executable = load_runtime(runtime.target, runtime.params).load(artifact, threads=config.threads)
-    taken = input_of(artifact)
     test = load_test_images(config)
-    batches = eval_batches(test, SCORE_BATCH, taken.mean, taken.std, "cpu")
-    logits = torch.cat([executable(images) for images, _ in batches])
-    write_tensors(folder / PREDICTIONS, {"logits": logits.contiguous(), "labels": test.labels.contiguous()})
+    executable = _predict(config, runtime, artifact, test, folder)
     fallbacks = list(getattr(executable, "fallbacks", ()))
     write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test), "fallbacks": fallbacks})
+
+
+def validate_stage(config: RunConfig, runtime: Choice, artifact: Path, folder: Path) -> None:
+    """As :func:`score_stage` on the validation images: what may be selected by, where test images may not."""
+    _predict(config, runtime, artifact, load_training_data(config).validation, folder)
+
+
+def _predict(config: RunConfig, runtime: Choice, artifact: Path, labelled: ImageSet, folder: Path) -> Executable:
+    """Leave the file's logits for these images and their labels; returns what ran it."""
+    executable = load_runtime(runtime.target, runtime.params).load(artifact, threads=config.threads)
+    taken = input_of(artifact)
+    batches = eval_batches(labelled, SCORE_BATCH, taken.mean, taken.std, "cpu")
+    logits = torch.cat([executable(images) for images, _ in batches])
+    write_tensors(folder / PREDICTIONS, {"logits": logits.contiguous(), "labels": labelled.labels.contiguous()})
+    return executable
 
 
 def reference_stage(config: RunConfig, artifact: Path, folder: Path) -> None:

@@ -31,8 +31,11 @@ from qbench.files import file_sha256, read_sealed_json, sealed_json, write_atomi
 
 MANIFEST = "manifest.json"
 PARTIAL, DAMAGED = ".partial", ".damaged"
+GATE = "gate.lock"
 FORMAT = 1
-POLL_SECONDS = 0.02  # between two looks at a lock that another process holds
+POLL_SECONDS = 0.02  # between the first two looks at what another process holds
+POLL_SHARE = 0.05  # later looks wait this share of the time waited so far: many waiters must not wear out a server
+POLL_LONGEST_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
 
@@ -117,14 +120,15 @@ class Store:
         """
         lock = FileLock(self.locks / f"{stage}-{key}.lock")
         try:
-            self.locks.mkdir(parents=True, exist_ok=True)
-            (self.root / stage).mkdir(exist_ok=True)
+            for folder in (self.locks, self.root / stage):
+                if not folder.is_dir():  # one look over the network instead of two
+                    folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 if not wait:
                     raise
-                logger.warning("store: another process makes %s/%s; waiting for it", stage, key)
+                _say_waiting(stage, key)
                 lock.acquire(poll_interval=POLL_SECONDS)
         except Timeout:
             raise  # an OSError too
@@ -140,10 +144,26 @@ class Store:
 
     @contextmanager
     def gate(self) -> Iterator[None]:
-        """Held for an instant: by a process that says what it will read, and while ``gc`` decides what goes."""
+        """Held while ``gc`` decides what goes: a process that has said what it will read waits here before it reads."""
         self.locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.locks / "gate.lock").acquire(poll_interval=POLL_SECONDS):
+        with FileLock(self.locks / GATE).acquire(poll_interval=POLL_SECONDS):
             yield
+
+    def _pass_gate(self) -> None:
+        """Wait for a ``gc`` that is deciding. Those who pass share the lock: they do not wait for one another."""
+        try:
+            descriptor = os.open(self.locks / GATE, os.O_RDWR)
+        except FileNotFoundError:  # there was no gc yet, and one that begins now sees what was said
+            return
+        try:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        except (ImportError, OSError):  # a system without such locks
+            with self.gate():
+                return
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def in_use(self, entries: Iterable[tuple[str, str]]) -> Iterator[None]:
@@ -154,11 +174,13 @@ class Store:
         listed = self.locks / f"use-{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
         lock = listed.with_suffix(".lock")
         with ExitStack() as held:
-            with suppress(OSError, NotImplementedError), self.gate():
+            with suppress(OSError, NotImplementedError):
+                self.locks.mkdir(parents=True, exist_ok=True)
                 held.callback(listed.unlink, missing_ok=True)
                 held.callback(lock.unlink, missing_ok=True)
                 held.enter_context(FileLock(lock))
                 write_atomic(listed, json.dumps(sorted(set(entries))).encode(), durable=False)
+                self._pass_gate()  # said first: a gc that begins later knows of it, one that decides is waited for
             yield
 
     def get_or_make(self, stage: str, key: str, make: Callable[[Path], None], subject: str = "") -> tuple[Path, bool]:
@@ -171,11 +193,8 @@ class Store:
         Raises:
             StoreError: The store cannot be written to, or another version of qbench made the entry.
         """
-        if (found := self.read(stage, key)) is not None:
-            _mark_used(found)
-            return found, True
-        with self.lock(stage, key):
-            if (found := self.read(stage, key)) is not None:
+        with ExitStack() as held:
+            if (found := self._read_or_hold(stage, key, held)) is not None:
                 return found, True
             self._set_aside(stage, key)
             partial = self.entry(stage, key + PARTIAL)
@@ -187,6 +206,27 @@ class Store:
             _finish(partial, subject, time.monotonic() - began)
             partial.rename(self.entry(stage, key))
             return self.entry(stage, key), False
+
+    def _read_or_hold(self, stage: str, key: str, held: ExitStack) -> Path | None:
+        """The folder of the finished entry; None once ``held`` holds its lock, and it is to be made.
+
+        While another process makes it, this one looks for the entry before it tries the lock: however many wait, none
+        of them stands in line to read.
+        """
+        began = time.monotonic()
+        waiting = False
+        while (found := self.read(stage, key)) is None:
+            try:
+                held.enter_context(self.lock(stage, key, wait=False))
+                return self.read(stage, key)  # it may have been finished between the look and the lock
+            except Timeout:
+                if not waiting:
+                    _say_waiting(stage, key)
+                waiting = True
+            waited = time.monotonic() - began
+            time.sleep(min(max(POLL_SECONDS, POLL_SHARE * waited), POLL_LONGEST_SECONDS))
+        _mark_used(found)
+        return found
 
     def discard(self, stage: str, key: str) -> None:
         """Forget a finished entry."""
@@ -228,6 +268,10 @@ def _finish(partial: Path, subject: str, seconds: float) -> None:
     write_atomic(partial / MANIFEST, sealed_json({"format": FORMAT, "files": files, **about}))
     for helper in partial.glob(".*"):
         helper.unlink()
+
+
+def _say_waiting(stage: str, key: str) -> None:
+    logger.warning("store: another process makes %s/%s; waiting for it", stage, key)
 
 
 def _mark_used(folder: Path) -> None:

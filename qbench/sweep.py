@@ -5,48 +5,30 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
 
-from qbench.compose import Cell, baseline_method, compose_cells
-from qbench.config import RunConfig
+from qbench.compose import Cell, baseline_method, compose_sweeps
+from qbench.config import NO_TRACKER, RunConfig
 from qbench.console import make_console
-from qbench.durations import estimate
-from qbench.errors import NoRoomError
-from qbench.plan import Plan, PlannedStage, make_plan
+from qbench.errors import ConfigError, NoRoomError
+from qbench.hydra_settings import HydraSettings, is_search, read_settings, split
+from qbench.launchers import Crew, default_threads, is_basic, make_crew
+from qbench.outcome import Outcome, Run, exit_code, last_lines, show_failure
+from qbench.plan import make_plan
+from qbench.plan_table import print_plan
 from qbench.record import Record, load_for_tables
 from qbench.rerun import Command
 from qbench.store import content_key
 
 INTERRUPTED = 130
-LONGEST_PLAN = 100  # stages shown one by one; of more, how many there are
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A distinct run of a sweep, and the first of the cells that mean it."""
-
-    cell: Cell
-    config: RunConfig
-    plan: Plan
-
-
-@dataclass
-class _Outcome:
-    """What became of a sweep so far: the failed runs, all rows, and whether it ended before its last run."""
-
-    failed: list[tuple[_Run, Record]] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    interrupted: bool = False
-    not_started: int = 0
+# prints the row that each cell became, by the cell's overrides; cells that were not reached are not among them
+Show = Callable[[Console, Mapping[tuple[str, ...], Record]], None]
 
 
 def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) -> int:
@@ -56,42 +38,153 @@ def run_sweep(overrides: Sequence[str], config_dir: str | None, multirun: bool) 
         ConfigError: The overrides are wrong; nothing ran.
         NoRoomError: Records or tables cannot be written; what is finished is kept.
     """
-    console = make_console()
-    command = Command(tuple(overrides), config_dir, multirun)
+    import_beside(config_dir)
+    if is_search(overrides):
+        from qbench.search import run_search
+
+        return run_search(make_console(), overrides, config_dir, multirun)
+    about_the_sweep, about_cells = split(overrides)
+    (cells,), settings = composed([about_cells], about_the_sweep, config_dir, multirun)
+    return run_cells(cells, Command(tuple(overrides), config_dir, multirun, settings.overrides), settings)
+
+
+def import_beside(config_dir: str | None) -> None:
+    """Let configs name the modules of a package beside the user's YAML folder."""
     if config_dir is not None:
-        sys.path.insert(0, str(Path(config_dir).resolve().parent))  # a package beside the user's YAML folder
-    cells = compose_cells(overrides, Path(config_dir) if config_dir else None, multirun)
-    baseline = baseline_method()
-    runs: dict[str, _Run] = {}
-    for cell in cells:
-        if cell.config is not None:
-            plan = make_plan(cell.config, baseline)
-            runs.setdefault(plan.run_id, _Run(cell, cell.config, plan))
-    skipped = [_skipped(cell) for cell in cells if cell.config is None]
-    any_config = next(iter(runs.values())).config
-    print_plan(console, [run.plan for run in runs.values()], len(cells), len(skipped), any_config.store_dir)
+        sys.path.insert(0, str(Path(config_dir).resolve().parent))
+
+
+def composed(
+    sweeps: Sequence[Sequence[str]], about_the_sweep: Sequence[str], config_dir: str | None, multirun: bool
+) -> tuple[list[list[Cell]], HydraSettings]:
+    """The cells of each sweep and how to run them all.
+
+    Raises:
+        ConfigError: Everything that is wrong with either.
+    """
+    folder = Path(config_dir) if config_dir else None
+    problems: list[str] = []
+    settings = HydraSettings()
+    cells: list[list[Cell]] = []
+    try:
+        settings = read_settings(about_the_sweep, folder, multirun)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        cells = compose_sweeps(sweeps, folder, multirun, default_threads(settings.launcher))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return cells, settings
+
+
+def run_cells(cells: Sequence[Cell], command: Command, settings: HydraSettings, show: Show | None = None) -> int:
+    """Print the plan of cells, of one sweep or of several, run what it lacks and show what became of them.
+
+    Args:
+        cells: At least one of them has a config; cells that mean the same run are run once.
+        command: What asked for them, for advice on how to go on.
+        settings: Who runs them.
+        show: Prints the results once all runs ended or were stopped; None prints a table of them.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: The launcher or the tracker cannot be had.
+        NoRoomError: Records or tables cannot be written; what is finished is kept.
+    """
+    console = make_console()
+    runs, skipped, run_ids = _distinct(cells)
+    any_config = runs[0].config
+    crew = None
+    if not is_basic(settings.launcher):
+        crew = make_crew(settings.launcher, max(run.config.threads for run in runs))
+    _check_tracker(any_config)
+    num_skipped = sum(cell.config is None for cell in cells)
+    print_plan(console, [run.plan for run in runs], len(cells), num_skipped, any_config.store_dir)
     for note in dict.fromkeys(note for cell in cells for note in cell.notes):
         console.print(f"note: {note}", markup=False, highlight=False)
+    if crew is not None:
+        console.print(f"launcher {crew}", markup=False, highlight=False, soft_wrap=True)
+        if crew.note:
+            console.print(f"note: {crew.note}", markup=False, highlight=False, soft_wrap=True)
     if any_config.dry:
         return 0
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
-    with _stopped_by_sigterm():
-        return _run_all(console, list(runs.values()), skipped, command)
+    outcome = Outcome(records=skipped)
+    with stopped_by_sigterm():
+        _run_all(console, runs, outcome, command, crew)
+        rows = {record.run_id: record for record in outcome.records}
+        (show or _show_rows)(console, {words: rows[one] for words, one in run_ids.items() if one in rows})
+        write_all_tables(console, any_config.output_dir)
+    for line in last_lines(outcome, runs, command):
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    return INTERRUPTED if outcome.interrupted else exit_code([record for _, record in outcome.failed])
 
 
-def _run_all(console: Console, runs: Sequence[_Run], skipped: Sequence[Record], command: Command) -> int:
-    from qbench.report.tables import rich_table, write_tables
+def _distinct(cells: Sequence[Cell]) -> tuple[list[Run], list[Record], dict[tuple[str, ...], str]]:
+    """The distinct runs; a row for each distinct cell that has none; the id of either by the cell's overrides."""
+    baseline = baseline_method()
+    runs: dict[str, Run] = {}
+    skipped: dict[str, Record] = {}
+    run_ids: dict[tuple[str, ...], str] = {}
+    for cell in cells:
+        if cell.config is None:
+            record = skipped_record(cell)
+            skipped[record.run_id] = record
+            run_ids[cell.overrides] = record.run_id
+        else:
+            plan = make_plan(cell.config, baseline)
+            runs.setdefault(plan.run_id, Run(cell, cell.config, plan))
+            run_ids[cell.overrides] = plan.run_id
+    return list(runs.values()), list(skipped.values()), run_ids
 
-    output_dir = runs[0].config.output_dir
-    outcome = _Outcome(records=[*skipped])
+
+def _check_tracker(config: RunConfig) -> None:
+    """Refuse a tracker that is not installed; torch is imported for that where there is one."""
+    if config.tracker != NO_TRACKER:
+        from qbench.trackers.base import check_tracker
+
+        check_tracker(config.tracker)
+
+
+def _show_rows(console: Console, records: Mapping[tuple[str, ...], Record]) -> None:
+    show_table(console, list({record.run_id: record for record in records.values()}.values()))
+
+
+def show_table(console: Console, records: Sequence[Record]) -> None:
+    """Print a table of these records, if there are any."""
+    from qbench.report.tables import rich_table
+
+    if records:
+        console.print(rich_table(records))
+
+
+def _run_all(console: Console, runs: Sequence[Run], outcome: Outcome, command: Command, crew: Crew | None) -> None:
+    """Every run, here or by a launcher, until the end or an interrupt."""
     try:
-        _run_each(console, runs, outcome)
+        for record in outcome.records:  # the skipped
+            save_record(record, runs[0].config.output_dir)
+        if crew is None:
+            _run_each(console, runs, outcome)
+        else:
+            _run_launched(console, runs, outcome, command.config_dir, crew)
     except KeyboardInterrupt:
         outcome.interrupted = True
-    if outcome.records:
-        console.print(rich_table(outcome.records))
+
+
+def write_all_tables(console: Console, output_dir: Path) -> None:
+    """Rebuild the files of tables from all records.
+
+    Raises:
+        NoRoomError: They cannot be written.
+    """
+    from qbench.report.tables import write_tables
+
     everything, files, problems = load_for_tables(output_dir / "records")
     for problem in problems:
         console.print(f"note: {problem}", markup=False, highlight=False, soft_wrap=True)
@@ -103,107 +196,39 @@ def _run_all(console: Console, runs: Sequence[_Run], skipped: Sequence[Record], 
             f"{output_dir / 'tables'} cannot be written ({error.strerror or error}); the records are kept, and "
             f"`qbench report {output_dir}` makes the tables once there is room"
         ) from error
-    for line in _last_lines(outcome, runs, command):
-        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-    return INTERRUPTED if outcome.interrupted else exit_code([record for _, record in outcome.failed])
 
 
-def _run_each(console: Console, runs: Sequence[_Run], outcome: _Outcome) -> None:
+def _run_each(console: Console, runs: Sequence[Run], outcome: Outcome) -> None:
     """Every run, until one finds that nothing can be kept any more; rows go to ``outcome`` as they come."""
     from qbench.progress import ConsoleProgress
     from qbench.rows import STORAGE
     from qbench.runner import run_cell
 
-    for record in outcome.records:  # the skipped
-        _save(record, runs[0].config.output_dir)
     progress, baseline = ConsoleProgress(console), baseline_method()
     for number, run in enumerate(runs, 1):
         console.print(f"[{number}/{len(runs)}] {run.config.label}", markup=False, highlight=False)
         record = run_cell(run.config, run.plan, baseline, progress)
-        outcome.records.append(record)
+        outcome.add(run, record)
         if record.status != "failed":
             continue
-        outcome.failed.append((run, record))
-        console.print(f"  failed: {record.error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        if run.config.traceback and record.traceback is not None:
-            console.print(Path(record.traceback).read_text(), markup=False, highlight=False)
+        show_failure(console, run, record)
         if record.error_kind == STORAGE:
             outcome.not_started = len(runs) - number
             return
 
 
-def _last_lines(outcome: _Outcome, runs: Sequence[_Run], command: Command) -> list[str]:
-    """What went wrong, and the commands that put it right."""
-    lines = []
-    if outcome.failed:
-        traces = [record.traceback for _, record in outcome.failed if record.traceback]
-        where = f"; tracebacks: {', '.join(traces)}" if traces else ""
-        lines.append(f"{len(outcome.failed)} of {len(runs)} runs failed{where}")
-    if outcome.interrupted:
-        done = sum(record.status == "ok" for record in outcome.records)
-        lines.append(
-            f"interrupted; finished stages are kept: {done} of {len(runs)} runs are rows of the tables, and "
-            f"{runs[0].config.store_dir} has what others had finished (of a training, its last whole epoch)"
-        )
-    if outcome.not_started:
-        lines.append(f"stopped: {outcome.not_started} further runs were not started, their results could not be kept")
-    if outcome.interrupted or outcome.not_started:
-        lines += ["go on with:", f"  {command}"]
-    elif outcome.failed:
-        lines.append("run just those again with:")
-        lines += [f"  {line}" for line in command.only([run.cell.overrides for run, _ in outcome.failed])]
-    return lines
+def _run_launched(console: Console, runs: Sequence[Run], outcome: Outcome, config_dir: str | None, crew: Crew) -> None:
+    from qbench.launch import run_launched
 
+    def run_here(rest: Sequence[Run]) -> None:
+        with stopped_by_sigterm():  # ray has put a handler of its own in the place of ours
+            _run_each(console, rest, outcome)
 
-def exit_code(failed: Sequence[Record]) -> int:
-    """0 if nothing failed, 2 if all that failed was bad input, else 1."""
-    if not failed:
-        return 0
-    return 2 if all(record.error_kind == "config" for record in failed) else 1
-
-
-def print_plan(console: Console, plans: Sequence[Plan], num_cells: int, num_skipped: int, store: Path) -> None:
-    """The distinct stages, in order, with their keys and whether the store has them; how long the others may take."""
-    distinct: dict[tuple[str, str], PlannedStage] = {}
-    for plan in plans:
-        for stage in plan.stages:
-            distinct.setdefault((stage.stage, stage.key), stage)
-    stages = list(distinct.values())
-    console.print(_stage_table(stages) if len(stages) <= LONGEST_PLAN else _count_table(stages))
-    to_do = sum(not stage.cached for stage in stages)
-    left = estimate(store, stages)
-    if num_cells > 1:
-        skips = f", {num_skipped} skipped" if num_skipped else ""
-        time = f": {left}" if to_do else ""
-        console.print(
-            f"{num_cells} cells: {len(plans)} distinct runs{skips}; {len(stages)} stages, {to_do} to do{time}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    elif left.known:
-        console.print(f"time: {left}", highlight=False, soft_wrap=True)
-
-
-def _stage_table(stages: Sequence[PlannedStage]) -> Table:
-    table = Table(title="plan", title_justify="left", header_style="bold")
-    for heading in ("stage", "of", "key", ""):
-        table.add_column(heading)
-    for stage in stages:
-        table.add_row(stage.stage, stage.subject, stage.key, "cached" if stage.cached else "to do")
-    return table
-
-
-def _count_table(stages: Sequence[PlannedStage]) -> Table:
-    table = Table(title="plan", title_justify="left", header_style="bold")
-    for heading in ("stage", "distinct", "cached", "to do"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    all_of, cached = Counter(one.stage for one in stages), Counter(one.stage for one in stages if one.cached)
-    for name, number in all_of.items():
-        table.add_row(name, f"{number:,}", f"{cached[name]:,}", f"{number - cached[name]:,}")
-    return table
+    run_launched(console, runs, crew, config_dir, outcome, run_here)
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """Let a scheduler's SIGTERM end the sweep as Ctrl-C does, where this is the main thread, which alone may."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -220,13 +245,14 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _save(record: Record, output_dir: Path) -> None:
+def save_record(record: Record, output_dir: Path) -> None:
     try:
         record.save(output_dir / "records")
     except OSError as error:
         raise NoRoomError(f"{output_dir / 'records'} cannot be written ({error.strerror or error})") from error
 
 
-def _skipped(cell: Cell) -> Record:
+def skipped_record(cell: Cell, reason: str | None = None) -> Record:
+    """The row of a combination that cannot run; its reason is the cell's own unless another is given."""
     run_id = content_key("skipped", 1, cell.facts)[:12]
-    return Record(run_id=run_id, status="skipped", error=cell.skipped, **cell.facts)
+    return Record(run_id=run_id, status="skipped", error=reason or cell.skipped, **cell.facts)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from qbench.config import AugmentConfig, RunConfig, TrainConfig
+from qbench.config import AugmentConfig, RunConfig, TrainConfig, TrainerConfig
 from qbench.data.base import TrainingData
 from qbench.methods.base import Tuning
 from qbench.progress import Progress
@@ -54,6 +54,7 @@ class Tuner:
             progress=self.progress,
             label=f"{self.config.method.name} fine-tuning",
             guidance=guidance,
+            trainer=TrainerConfig(accumulate=self.config.trainer.accumulate),  # in one process: see docs/training.md
         )
         module.load_state_dict(outcome.state)
         module.cpu().eval()

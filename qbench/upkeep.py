@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from filelock import FileLock, Timeout
 from qbench.errors import StoreError
 from qbench.store import MANIFEST, Store, remove
 
-STAGES = ("train", "quantize", "choose", "reference", "score", "profile")
+STAGES = ("train", "quantize", "choose", "reference", "score", "validate", "profile")
 COLLECTED = ".collected"  # what gc has taken out and not deleted yet
+AT_ONCE = 16  # entries looked at together: over a network most of the time is waiting
 HALF_MADE_SECONDS = 24 * 3600.0  # a checkpoint of a stopped training this old is not waited for any more
 
 
@@ -48,13 +50,10 @@ class Collection:
 
 def entries(store: Store) -> list[Entry]:
     """Every entry of the store, finished or not, by stage, the last used first."""
-    found = [
-        entry
-        for stage in STAGES
-        if (store.root / stage).is_dir()
-        for path in (store.root / stage).iterdir()
-        if (entry := _entry(stage, path)) is not None
-    ]
+    folders = [store.root / stage for stage in STAGES if (store.root / stage).is_dir()]
+    paths = [path for folder in folders for path in folder.iterdir()]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = [one for one in pool.map(_entry, paths) if one is not None]
     return sorted(found, key=lambda one: (STAGES.index(one.stage), -one.used, one.key))
 
 
@@ -64,19 +63,24 @@ def check(store: Store, *, repair: bool = False) -> Iterator[tuple[Entry, str, b
     ``repair`` removes those, so that the next run that needs one makes it anew. An entry of another version of qbench
     is named, and never removed.
     """
-    for entry in entries(store):
-        if entry.kind != "entry":
-            continue
-        try:
-            problem = store.verify(entry.path)
-        except StoreError as error:
-            yield entry, str(error), False
-            continue
-        if problem is None or not (entry.path.exists() or entry.path.is_symlink()):  # collected meanwhile
-            continue
-        if repair:
-            store.discard(entry.stage, entry.key)
-        yield entry, problem, repair
+    finished = [entry for entry in entries(store) if entry.kind == "entry"]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for entry, (problem, ours) in zip(finished, pool.map(_problem, finished)):
+            if problem is None:
+                continue
+            if ours and not (entry.path.exists() or entry.path.is_symlink()):  # collected meanwhile
+                continue
+            if ours and repair:
+                store.discard(entry.stage, entry.key)
+            yield entry, problem, ours and repair
+
+
+def _problem(entry: Entry) -> tuple[str | None, bool]:
+    """What is wrong with a finished entry, or None; and whether it is of this version of qbench."""
+    try:
+        return Store.verify(entry.path), True
+    except StoreError as error:
+        return str(error), False
 
 
 def collect(
@@ -121,7 +125,7 @@ def collect(
     return Collection(tuple(taken), tuple(spared), left)
 
 
-def _entry(stage: str, path: Path) -> Entry | None:
+def _entry(path: Path) -> Entry | None:
     key, dot, ending = path.name.partition(".")
     kind = ending.partition(".")[0] if dot else "entry"
     if kind not in ("entry", "partial", "damaged", "collected"):
@@ -133,7 +137,7 @@ def _entry(stage: str, path: Path) -> Entry | None:
     except FileNotFoundError:  # gone meanwhile
         return None
     used = max([facts.st_mtime, *(one.st_mtime for one in files)])
-    return Entry(stage, key, kind, path, _subject(path), sum(one.st_size for one in files), made, used)
+    return Entry(path.parent.name, key, kind, path, _subject(path), sum(one.st_size for one in files), made, used)
 
 
 def _subject(path: Path) -> str:

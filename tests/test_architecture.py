@@ -29,6 +29,7 @@ LAYERS = (
         "store",
         "durations",
         "report",
+        "trackers",
         "assets",
         "assess",
         "collect",
@@ -56,7 +57,19 @@ LIBRARIES = {
     "data": {"torch", "torchvision", "numpy", "PIL", "safetensors", "sklearn", "filelock"},
     "models": {"torch", "torchvision", "timm"},
 }
-WITHOUT_TORCH = ("cli", "catalog", "limits", "compose", "plan", "config", "errors", "store", "data.presence", "steps")
+WITHOUT_TORCH = (
+    "cli",
+    "catalog",
+    "limits",
+    "compose",
+    "hydra_settings",
+    "plan",
+    "config",
+    "errors",
+    "store",
+    "data.presence",
+    "steps",
+)
 LONGEST_FILE = 400
 
 
@@ -151,6 +164,7 @@ def test_the_rule_refuses_what_it_should() -> None:
         ("data", "progress"): "inputs know their configuration alone",
         ("measure", "models"): "measures see programs",
         ("stages", "compose"): "stages see no command line",
+        ("measure", "trackers"): "what measures tells nobody",
         ("config", "store"): "the ground stands on nothing",
     }
     assert not [pair for pair in refused if allowed(*pair)]
@@ -180,7 +194,7 @@ def test_the_package_itself_imports_nothing() -> None:
 
 def test_only_composing_and_the_command_line_know_hydra() -> None:
     users = {module_of(path) for path in FILES if libraries(path) & {"hydra", "omegaconf"}}
-    assert users == {"qbench.cli", "qbench.compose"}
+    assert users == {"qbench.cli", "qbench.compose", "qbench.hydra_settings", "qbench.launch", "qbench.search_space"}
 
 
 @pytest.mark.parametrize("part", LIBRARIES)

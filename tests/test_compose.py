@@ -76,6 +76,14 @@ def test_bits_are_noted_where_a_method_has_none() -> None:
     assert cell.config is not None and cell.config.weight_bits is None
 
 
+@pytest.mark.parametrize("method", ["qat", "kmeans_qat", "deep_compression"])
+def test_a_method_that_trains_says_what_devices_are_for(method: str) -> None:
+    note = f"trainer.devices=2 is for the float training; method={method} fine-tunes in one process"
+    assert compose_cells([f"method={method}", "trainer.devices=2"])[0].notes == (note,)
+    assert compose_cells([f"method={method}", "trainer.accumulate=2"])[0].notes == ()
+    assert compose_cells(["method=kmeans", "trainer.devices=2"])[0].notes == ()
+
+
 def test_variant_names_what_was_changed() -> None:
     config = one("method=linear", "bits=4", "method.range=mse", "method.granularity=per_tensor")
     assert config.method.title == "linear granularity=per_tensor range=mse w4"

@@ -13,18 +13,22 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.plugins.launcher import Launcher
 
-from qbench.catalog import COMMON, DESCRIPTIVE, GROUPS, builtin_configs, options
-from qbench.config import MeasureConfig, RunConfig, TrainConfig
+from qbench.catalog import COMMON, DESCRIPTIVE, GROUPS, PLUGIN_GROUPS, builtin_configs, options
+from qbench.config import MeasureConfig, RunConfig, TrainConfig, TrainerConfig
+from qbench.hydra_settings import read_settings
 from qbench.limits import problem_with
 from qbench.steps import flat, flat_limits, steps
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(FOLDER.rglob("*.yaml"))
-GROUP_FILES = [path for path in FILES if path.parent != FOLDER]
+STUDIES = [path for path in FILES if path.parent.name == "study"]  # not of Hydra: tests/test_study.py
+GROUP_FILES = [path for path in FILES if path.parent != FOLDER and path not in STUDIES]
 EXPERIMENTS = [path for path in GROUP_FILES if path.parent.name == "experiment"]
 OPTIONS = [path for path in GROUP_FILES if path not in EXPERIMENTS]
-BUILT = [path for path in OPTIONS if path.parent.name in ("dataset", "model", "method", "runtime")]
+PLUGINS = [path for path in OPTIONS if path.parent.parent.name == "hydra"]
+BUILT = [path for path in OPTIONS if path.parent.name in ("dataset", "model", "method", "runtime", "tracker")]
 
 
 def shown(path: Path) -> str:
@@ -64,14 +68,15 @@ def within(value: Any, limit: Any) -> bool:
 
 def test_files_are_found_where_the_program_looks() -> None:
     assert builtin_configs().resolve() == FOLDER.resolve()
-    assert len(FILES) >= 36 and len(EXPERIMENTS) >= 6
-    assert {path.parent.name for path in GROUP_FILES} == set(GROUPS)
-    catalogued = {option.path.resolve() for group in GROUPS for option in options(group).values()}
+    assert len(FILES) >= 36 and len(EXPERIMENTS) >= 6 and len(STUDIES) >= 5
+    groups = {*GROUPS, *(group for group in PLUGIN_GROUPS if options(group))}
+    assert {path.parent.relative_to(FOLDER).as_posix() for path in GROUP_FILES} == groups
+    catalogued = {option.path.resolve() for group in groups for option in options(group).values()}
     assert catalogued == {path.resolve() for path in GROUP_FILES}
     assert not list(FOLDER.rglob("*.yml"))
 
 
-@pytest.mark.parametrize("path", GROUP_FILES, ids=shown)
+@pytest.mark.parametrize("path", [*GROUP_FILES, *STUDIES], ids=shown)
 def test_has_a_summary_of_one_line(path: Path) -> None:
     summary = load(path)["summary"]
     assert isinstance(summary, str) and 10 <= len(summary) <= 120
@@ -123,9 +128,9 @@ def test_target_is_there_and_takes_the_parameters(path: Path) -> None:
     assert not steps(content) or "steps" in accepted
 
 
-@pytest.mark.parametrize("path", [path for path in OPTIONS if path not in BUILT], ids=shown)
+@pytest.mark.parametrize("path", [path for path in OPTIONS if path not in BUILT + PLUGINS], ids=shown)
 def test_options_that_build_nothing_are_the_fields_of_a_dataclass(path: Path) -> None:
-    schema = {"train": TrainConfig, "measure": MeasureConfig}[path.parent.name]
+    schema = {"train": TrainConfig, "trainer": TrainerConfig, "measure": MeasureConfig}[path.parent.name]
     content = load(path)
     assert settable(content) == {field.name for field in dataclasses.fields(schema)}
     assert set(content["limits"]) == settable(content)
@@ -154,6 +159,11 @@ def test_the_default_measure_is_that_of_the_schema() -> None:
     assert {key: content[key] for key in settable(content)} == {**schema, "batch_sizes": list(schema["batch_sizes"])}
 
 
+def test_the_default_trainer_is_that_of_the_schema() -> None:
+    content = load(FOLDER / "trainer" / "default.yaml")
+    assert {key: content[key] for key in settable(content)} == dataclasses.asdict(TrainerConfig())
+
+
 def test_measuring_nothing_measures_nothing() -> None:
     content = load(FOLDER / "measure" / "none.yaml")
     assert content["latency"] is content["memory"] is False
@@ -179,7 +189,7 @@ def test_run_keys_are_the_fields_of_a_run() -> None:
     own = settable(content) - {"defaults", "hydra"}
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     shorthands = {"bits", "act_bits"}  # of the method
-    assert own - shorthands == fields - {"dataset", "model", "method", "train", "runtime", "measure"}
+    assert own - shorthands == fields - {*GROUPS}
     chosen = {group: name for entry in content["defaults"] if isinstance(entry, dict) for group, name in entry.items()}
     assert set(chosen) == set(GROUPS)
     assert all(name is None or name in options(group) for group, name in chosen.items())
@@ -204,7 +214,21 @@ def test_experiments_set_keys_that_exist_within_their_limits(path: Path) -> None
             assert key in run and within(value, run["limits"][key])
 
 
-@pytest.mark.parametrize("path", GROUP_FILES, ids=shown)
+@pytest.mark.parametrize("path", PLUGINS, ids=shown)
+def test_launchers_are_plugins_of_hydra_and_sweepers_are_ours(path: Path) -> None:
+    content = load(path)
+    module, _, name = content["_target_"].rpartition(".")
+    plugin = getattr(importlib.import_module(module), name)
+    if path.parent.name == "launcher":
+        assert issubclass(plugin, Launcher)
+    else:
+        assert {field.name for field in dataclasses.fields(plugin)} == settable(content)
+    settings = read_settings([f"hydra/{path.parent.name}={path.stem}"])
+    chosen = getattr(settings, path.parent.name)
+    assert (chosen.name, chosen.target, set(chosen.params)) == (path.stem, content["_target_"], settable(content))
+
+
+@pytest.mark.parametrize("path", [path for path in GROUP_FILES if path not in PLUGINS], ids=shown)
 def test_hydra_composes_every_option(path: Path) -> None:
     group = path.parent.name
     with initialize_config_dir(str(FOLDER.resolve()), version_base="1.3"):

@@ -51,6 +51,9 @@ def keys(plan: Plan) -> dict[str, str]:
         ("runtime=integer", {"score", "profile"}),  # the baseline stays on PyTorch
         ("train.lr=0.2", set(STAGES)),
         ("train.augment=true", set(STAGES)),
+        ("trainer.devices=2", set(STAGES)),
+        ("trainer.accumulate=4", set(STAGES)),
+        ("trainer.devices=1", set()),
         ("seed=1", set(STAGES)),
         ("threads=2", set(STAGES)),
         ("device=cuda", set(STAGES)),
@@ -70,6 +73,20 @@ def keys(plan: Plan) -> dict[str, str]:
 def test_a_change_reaches_the_stages_that_read_it_and_no_other(override: str, changed: set[str]) -> None:
     before, after = keys(plan_of()), keys(plan_of(override))
     assert {name for name in STAGES if before[name] != after[name]} == changed
+
+
+def test_keys_of_what_was_trained_before_there_was_a_choice_of_devices_have_not_changed() -> None:
+    """Many stores hold such trainings: these are the keys of the version before."""
+    before = {"train": "cea9520e1af0ac10", "baseline": "39dcedc7588088b5", "quantize": "4e65c1c327a1b580"}
+    found = keys(plan_of("dataset=digits", "trainer.accumulate=1"))
+    assert {name: found[name] for name in before} == before
+
+
+def test_what_trains_nothing_is_the_same_on_any_devices(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"given")
+    words = (f"model.weights={weights}",)
+    assert keys(plan_of(*words)) == keys(plan_of(*words, "trainer.devices=2"))
 
 
 def test_where_data_comes_from_is_not_what_it_is(tmp_path: Path) -> None:
@@ -108,6 +125,17 @@ def test_integers_are_computed_once_for_all_runtimes_of_an_artefact() -> None:
     assert plans["asked"].score == plans["torch"].score and plans["asked"].profile == plans["torch"].profile
     assert plans["asked"].run_id != plans["torch"].run_id
     assert [stage.stage for stage in plans["inductor"].stages][-4:] == ["quantize", "reference", "score", "profile"]
+
+
+def test_validation_images_are_scored_where_that_is_asked_for() -> None:
+    plain, plan = plan_of(), plan_of("measure.validation=true")
+    assert plain.validate is None and plain.baseline_validate is None
+    assert [stage.stage for stage in plan.stages][-3:] == ["validate", "validate", "profile"]
+    assert plan.validate != plan.baseline_validate and plan.run_id != plain.run_id
+    assert (plan.score, plan.profile, plan.quantize) == (plain.score, plain.profile, plain.quantize)
+    same, other = plan_of("measure.validation=true", "limit_test=100"), plan_of("measure.validation=true", "bits=2")
+    assert same.validate == plan.validate  # test images have nothing to do with it
+    assert other.validate != plan.validate and other.baseline_validate == plan.baseline_validate
 
 
 def test_another_artefact_or_test_set_has_another_reference() -> None:

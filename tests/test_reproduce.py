@@ -29,6 +29,7 @@ SETTINGS = [
     ["method=ptq", "act_bits=4", "runtime=auto", "runtime.candidates=[torch,onnxruntime]"],
     ["dataset.validation_fraction=0.25", "dataset.augment.flip=true", "measure=quick", "measure.batch_sizes=[1,8]"],
     ["tiny=true", "limit_test=50", "device=cuda:1", "threads=3"],
+    ["method=fp32", "trainer.devices=2", "trainer.accumulate=4"],
     ["method=qat", "measure=none", "measure.agreement=always", "method.granularity=per_tensor"],
 ]
 

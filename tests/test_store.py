@@ -302,6 +302,56 @@ def test_waiting_for_another_process_is_said(store: Store) -> None:
     assert holder.returncode == 0
 
 
+def test_whoever_waits_reads_a_finished_entry_without_the_lock(store: Store, tmp_path: Path) -> None:
+    """However many wait: they do not stand in line for the lock of an entry that is there."""
+    elsewhere, _ = Store(tmp_path / "elsewhere").get_or_make("train", KEY, fill)
+    code = f"with store.lock('train', {KEY!r}):\n    print('ready', flush=True)\n    time.sleep(20)"
+
+    class Finish(logging.Handler):
+        """The entry appears as soon as this process says that it waits for it."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            elsewhere.rename(store.entry("train", KEY))
+
+    with child(code, store) as holder:
+        handler = Finish(logging.WARNING)
+        logging.getLogger("qbench.store").addHandler(handler)
+        try:
+            assert store.get_or_make("train", KEY, never) == (store.entry("train", KEY), True)
+            assert holder.poll() is None
+        finally:
+            logging.getLogger("qbench.store").removeHandler(handler)
+            holder.kill()
+
+
+def test_those_who_say_what_they_read_do_not_wait_for_one_another(store: Store) -> None:
+    code = (
+        "import fcntl\nstore.locks.mkdir(parents=True)\ngate = (store.locks / 'gate.lock').open('w')\n"
+        "fcntl.flock(gate, fcntl.LOCK_SH)\nprint('ready', flush=True)\ntime.sleep(20)"
+    )
+    with child(code, store) as passing:
+        with store.in_use([("train", KEY)]):
+            assert passing.poll() is None
+        passing.kill()
+
+
+def test_those_who_say_what_they_read_wait_for_a_gc_that_decides(store: Store) -> None:
+    code = (
+        "with store.gate():\n    print('ready', flush=True)\n    time.sleep(0.3)\n    (store.root / 'decided').touch()"
+    )
+    with child(code, store), store.in_use([("train", KEY)]):
+        assert (store.root / "decided").exists()
+
+
+def test_a_system_without_shared_locks_still_waits_for_gc(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    code = (
+        "with store.gate():\n    print('ready', flush=True)\n    time.sleep(0.3)\n    (store.root / 'decided').touch()"
+    )
+    with child(code, store), store.in_use([("train", KEY)]):
+        assert (store.root / "decided").exists()
+
+
 def test_a_killed_process_frees_its_lock_and_leaves_its_files(store: Store) -> None:
     code = (
         "def make(folder):\n    (folder / '.checkpoint').write_text('epoch 2')\n    print('ready', flush=True)\n"

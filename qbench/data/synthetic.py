@@ -64,7 +64,7 @@ class Synthetic:
         shift = torch.randint(-_MAX_SHIFT, _MAX_SHIFT + 1, (2, count, 1), generator=generator)
         rows = (torch.arange(self.height) + shift[0]) % self.height
         columns = (torch.arange(self.width) + shift[1]) % self.width
-        templates = self._templates()
+        templates = self._templates(min(count, self.num_classes))  # a thousand large ones would take gigabytes
         images = torch.empty(count, self.channels, self.height, self.width, dtype=torch.uint8)
         for part in torch.split(torch.arange(count), 1024):  # bounds the float copies
             # Advanced indices [B, 1, 1, 1], [1, C, 1, 1], [B, 1, H, 1], [B, 1, 1, W] -> [B, C, H, W]
@@ -78,11 +78,11 @@ class Synthetic:
             images[part] = (noisy.clamp(0, 1) * 255).round().to(torch.uint8)
         return ImageSet(images, labels)
 
-    def _templates(self) -> Tensor:
-        """Draw one template per class, float32 [num_classes, channels, height, width], each spanning [0.1, 0.9]."""
+    def _templates(self, used: int) -> Tensor:
+        """Draw the first classes' templates, float32 [used, channels, height, width], each spanning [0.1, 0.9]."""
         generator = torch.Generator().manual_seed(_TEMPLATE_SEED)
         coarse = torch.randn(self.num_classes, self.channels, _COARSE, _COARSE, generator=generator)
-        smooth = interpolate(coarse, size=(self.height, self.width), mode="bilinear", align_corners=True)
+        smooth = interpolate(coarse[:used], size=(self.height, self.width), mode="bilinear", align_corners=True)
         low, high = smooth.amin(dim=(1, 2, 3), keepdim=True), smooth.amax(dim=(1, 2, 3), keepdim=True)
         # A one-pixel grey image has no span; the floor keeps it finite.
         return 0.1 + 0.8 * (smooth - low) / (high - low).clamp(min=1e-6)

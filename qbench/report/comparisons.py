@@ -69,6 +69,20 @@ def compare(records: Sequence[Record], details: Mapping[str, Details]) -> list[C
     return [_over_seeds(of_seeds) for of_seeds in found.values()]
 
 
+def set_against(
+    title: str, pairs: Sequence[tuple[Record, Record]], details: Mapping[str, Details]
+) -> tuple[Comparison, list[float]]:
+    """One comparison of chosen runs, a pair for each seed, and the difference that each pair alone shows, in points.
+
+    Args:
+        title: Of the question.
+        pairs: At least one; all have an accuracy.
+        details: By run; those that are missing make a single pair's interval wider.
+    """
+    found = [_comparison(title, a, b, details) for a, b in pairs]
+    return _over_seeds(found), [one.difference_points for one in found]
+
+
 def _over_seeds(found: Sequence[Comparison]) -> Comparison:
     """One comparison for all seeds; a single one as it is."""
     if len(found) == 1:

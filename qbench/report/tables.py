@@ -24,6 +24,7 @@ LEADING = (
     "status", "error", "warning", "dataset", "model", "method", "weight_bits", "act_bits", "variant", "seed", "runtime",
     "top1_percent", "top1_low_percent", "top1_high_percent", "top1_baseline_percent", "delta_points",
     "delta_low_points", "delta_high_points", "delta_p_value", "top5_percent", "loss", "agreement_percent", "n_test",
+    "validation_top1_percent", "validation_top1_baseline_percent",
     "size_bytes", "size_baseline_bytes", "compression_ratio", "bits_per_weight", "codes_bytes", "codebooks_bytes",
     "scales_bytes", "floats_bytes", "masks_bytes", "container_bytes", "fixed_width_bytes", "pruned_bytes",
     "sparsity_percent",
@@ -171,6 +172,17 @@ def pipe_table(columns: Mapping[str, Sequence[str]]) -> str:
 
 def footnote(records: Sequence[Record]) -> str:
     """Machines, threads and versions behind the rows; what intervals and ratios mean."""
+    return (
+        "Accuracy, size and latency are those of the file re-loaded from disk. Intervals are over test images: "
+        "Wilson's for top-1, Tango's for the paired difference Δ to the float baseline of the same training. "
+        "Ratios are to that baseline saved as a file of the same format. Latency is for the batch size in the CSV; "
+        "speed-up is the median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer "
+        "arithmetic." + measured_on(records) + "\n"
+    )
+
+
+def measured_on(records: Sequence[Record]) -> str:
+    """A paragraph that names the machines, threads and versions behind the rows; nothing where no run is ok."""
     places = sorted(
         {
             f"{r.environment.get('cpu_model') or r.environment.get('cpu', '?')}, {r.threads} threads, "
@@ -179,13 +191,7 @@ def footnote(records: Sequence[Record]) -> str:
             if r.status == "ok"
         }
     )
-    return (
-        "Accuracy, size and latency are those of the file re-loaded from disk. Intervals are over test images: "
-        "Wilson's for top-1, Tango's for the paired difference Δ to the float baseline of the same training. "
-        "Ratios are to that baseline saved as a file of the same format. Latency is for the batch size in the CSV; "
-        "speed-up is the median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer "
-        "arithmetic." + ("\n\nMeasured on: " + "; ".join(places) + "." if places else "") + "\n"
-    )
+    return "\n\nMeasured on: " + "; ".join(places) + "." if places else ""
 
 
 def rich_table(records: Sequence[Record], title: str | None = None) -> Table:

@@ -10,44 +10,33 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from qbench.config import AugmentConfig, TrainConfig
+from qbench.config import AugmentConfig, TrainConfig, TrainerConfig
 from qbench.data.augment import eval_batches, train_batches
 from qbench.data.base import ImageSet, TrainingData
 from qbench.errors import TrainingError
 from qbench.progress import Progress
-from qbench.training.checkpoint import load_checkpoint, save_checkpoint
+from qbench.training.distributed import Ranks
 from qbench.training.memory import memory_errors
-from qbench.training.objective import Guidance, objective
+from qbench.training.objective import Batch, Guidance, blended, objective
 from qbench.training.recipe import (
     ExponentialAverage,
     autocast_dtype,
     make_optimizer,
     one_cycle_lr,
 )
+from qbench.training.resuming import EpochStats, Progressed, resume, save_progress
 from qbench.training.small_maps import fast_small_maps
+from qbench.training.step import accumulate_gradients
 
 EVAL_BATCH = 500
 CUDA_CHECK_EVERY = 25  # reading a loss back stalls a GPU; a CPU reads it for nothing
-
-
-@dataclass(frozen=True)
-class EpochStats:
-    """One epoch. Accuracies are percent; the validation split selects the epoch kept."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    validation_loss: float
-    validation_top1_percent: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -73,24 +62,12 @@ class _Job:
     progress: Progress
     label: str
     guidance: Guidance
+    trainer: TrainerConfig
+    ranks: Ranks
 
     @property
     def dtype(self) -> torch.dtype | None:
         return autocast_dtype(self.recipe.precision, self.device)
-
-
-@dataclass
-class _Progressed:
-    """What a checkpoint holds, beside the module, the optimizer and the average."""
-
-    next_epoch: int
-    history: list[EpochStats]
-    best: dict[str, Tensor]
-    best_epoch: int
-
-    @property
-    def best_top1(self) -> float:
-        return max((stats.validation_top1_percent for stats in self.history), default=-1.0)
 
 
 def fit(
@@ -105,8 +82,13 @@ def fit(
     progress: Progress,
     label: str = "train",
     guidance: Guidance | None = None,
+    trainer: TrainerConfig | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainOutcome:
     """Train ``module`` in place and return the state of its best validation epoch (on the CPU).
+
+    Of several processes that train together, each calls this with the same arguments; the outcome is rank 0's, which
+    alone validates and writes the checkpoint.
 
     Args:
         module: Takes float [N, C, H, W], gives logits [N, K].
@@ -119,6 +101,8 @@ def fit(
         progress: Told of every step.
         label: How progress calls this training.
         guidance: What fine-tuning adds; None for plain training.
+        trainer: Into how many parts a batch is divided, and whether batch norms are synchronized; None divides nothing.
+        ranks: This process among those that train together; None is alone.
 
     Raises:
         TrainingError: The loss is NaN or infinite (names step and learning rate), there are fewer training images
@@ -128,7 +112,8 @@ def fit(
         raise TrainingError(
             f"{len(data.train)} training images are fewer than one batch: lower train.batch_size={recipe.batch_size}"
         )
-    job = _Job(data, recipe, augment, seed, device, progress, label, guidance or Guidance())
+    guidance, trainer, ranks = guidance or Guidance(), trainer or TrainerConfig(), ranks or Ranks()
+    job = _Job(data, recipe, augment, seed, device, progress, label, guidance, trainer, ranks)
     began = time.monotonic()
     with memory_errors():
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -156,15 +141,22 @@ def validate(
     return total / len(data.validation), 100.0 * correct / len(data.validation)
 
 
-def _train(module: nn.Module, job: _Job, checkpoint: Path | None) -> _Progressed:
+def _train(module: nn.Module, job: _Job, checkpoint: Path | None) -> Progressed:
     """All epochs that the checkpoint does not have yet."""
+    if job.trainer.sync_batch_norm:
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     optimizer = make_optimizer(module, job.recipe)
-    average = ExponentialAverage(module, job.recipe.ema_decay) if job.recipe.ema_decay > 0 else None
-    done = _resume(checkpoint, module, optimizer, average, job.device)
+    averages = job.recipe.ema_decay > 0 and job.ranks.leads
+    average = ExponentialAverage(module, job.recipe.ema_decay) if averages else None
+    done = resume(checkpoint, module, optimizer, average, job.device)
     with fast_small_maps(module, enabled=job.device.type == "cpu" and job.dtype is torch.bfloat16):
-        for epoch in range(done.next_epoch, job.recipe.epochs):
+        remaining = range(done.next_epoch, job.recipe.epochs)
+        net = job.ranks.shared(module, job.device) if remaining else module
+        for epoch in remaining:
             started = time.monotonic()
-            loss = _train_epoch(module, optimizer, average, job, epoch)
+            loss = _train_epoch(module, net, optimizer, average, job, epoch)
+            if not job.ranks.leads:
+                continue
             judged = module if average is None else _with_state(module, average.state)
             val_loss, top1 = validate(judged, job.data, job.device, job.dtype)
             lr = optimizer.param_groups[0]["lr"]
@@ -174,7 +166,7 @@ def _train(module: nn.Module, job: _Job, checkpoint: Path | None) -> _Progressed
             done.history.append(stats)
             done.next_epoch = epoch + 1
             if checkpoint is not None:
-                _save(checkpoint, module, optimizer, average, done)
+                save_progress(checkpoint, module, optimizer, average, done)
             job.progress.line(
                 f"{job.label} epoch {epoch + 1}/{job.recipe.epochs}: loss {loss:.4f}, validation loss {val_loss:.4f}, "
                 f"validation top-1 {top1:.2f} %, {stats.seconds:.0f} s"
@@ -184,14 +176,21 @@ def _train(module: nn.Module, job: _Job, checkpoint: Path | None) -> _Progressed
 
 def _train_epoch(
     module: nn.Module,
+    net: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: ExponentialAverage | None,
     job: _Job,
     epoch: int,
 ) -> float:
-    """One pass over the training images; returns the mean loss."""
+    """One pass over the training images; returns the mean loss. ``net`` is ``module``, shared by the processes."""
     torch.manual_seed(job.seed * 100_003 + epoch)  # dropout and mixup; the batches have their own generator
-    recipe, device, dtype = job.recipe, job.device, job.dtype
+    recipe, device, dtype, ranks = job.recipe, job.device, job.dtype, job.ranks
+    accumulate = min(job.trainer.accumulate, recipe.batch_size // ranks.count)
+
+    def loss_of(part: Batch) -> Tensor:
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            return objective(net, part, recipe, job.guidance)
+
     steps = len(job.data.train) // recipe.batch_size
     module.train()
     total = torch.zeros((), device=device)
@@ -204,22 +203,22 @@ def _train_epoch(
                 group["lr"] = lr
             if job.guidance.before_step is not None:
                 job.guidance.before_step(step, recipe.epochs * steps)
-            with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-                loss = objective(module, images, labels, recipe, job.guidance)
+            batch = blended(images, labels, recipe)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with ranks.own_randomness(job.seed, step, device):
+                total += accumulate_gradients(net, batch, loss_of, accumulate, ranks)
             if recipe.grad_clip > 0:
                 nn.utils.clip_grad_norm_(module.parameters(), recipe.grad_clip)
             optimizer.step()
             if average is not None:
                 average.update(module)
-            total += loss.detach()
             note = ""
             if device.type == "cpu" or index % CUDA_CHECK_EVERY == 0:
-                note = _check_finite(float(total), index + 1, step, lr)
+                note = _check_finite(ranks.count * float(total), index + 1, step, lr)
             job.progress.advance(1, note)
     finally:
         job.progress.end()
+    total = ranks.total(total)
     _check_finite(float(total), steps, (epoch + 1) * steps - 1, optimizer.param_groups[0]["lr"])
     return float(total) / steps
 
@@ -251,43 +250,3 @@ def _with_state(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     twin = copy.deepcopy(module)
     twin.load_state_dict(state)
     return twin
-
-
-def _save(
-    path: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: ExponentialAverage | None,
-    done: _Progressed,
-) -> None:
-    save_checkpoint(
-        path,
-        {
-            "module": module.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": None if average is None else {"state": average.state, "updates": average.updates},
-            "next_epoch": done.next_epoch,
-            "history": [asdict(stats) for stats in done.history],
-            "best": done.best,
-            "best_epoch": done.best_epoch,
-        },
-    )
-
-
-def _resume(
-    path: Path | None,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: ExponentialAverage | None,
-    device: torch.device,
-) -> _Progressed:
-    state: dict[str, Any] | None = load_checkpoint(path) if path is not None else None
-    if state is None:
-        return _Progressed(0, [], {}, -1)
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None and state["average"] is not None:
-        average.state = {name: value.to(device) for name, value in state["average"]["state"].items()}
-        average.updates = state["average"]["updates"]
-    history = [EpochStats(**stats) for stats in state["history"]]
-    return _Progressed(state["next_epoch"], history, state["best"], state["best_epoch"])

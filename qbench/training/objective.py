@@ -31,13 +31,41 @@ class Guidance:
     temperature: float = 2.0
 
 
-def objective(module: nn.Module, images: Tensor, labels: Tensor, recipe: TrainConfig, guidance: Guidance) -> Tensor:
-    """The loss of a batch: images float [N, C, H, W], labels int64 [N] -> scalar float32."""
-    if recipe.mixup_alpha > 0:
-        images, others, share = mixup(images, labels, recipe.mixup_alpha)
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images float [N, C, H, W] and labels int64 [N].
+
+    Of blended images, ``others`` int64 [N] are the labels of what was blended in, ``share`` the weight of ``labels``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    others: Tensor | None = None
+    share: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, which: slice) -> Batch:
+        """Some of its images."""
+        others = None if self.others is None else self.others[which]
+        return Batch(self.images[which], self.labels[which], others, self.share)
+
+
+def blended(images: Tensor, labels: Tensor, recipe: TrainConfig) -> Batch:
+    """A whole batch, its images blended with one another where the recipe asks for it."""
+    if recipe.mixup_alpha <= 0:
+        return Batch(images, labels)
+    mixed, others, share = mixup(images, labels, recipe.mixup_alpha)
+    return Batch(mixed, labels, others, share)
+
+
+def objective(module: nn.Module, batch: Batch, recipe: TrainConfig, guidance: Guidance) -> Tensor:
+    """The mean loss of a batch, or of a part of one: a scalar, float32."""
+    images, labels, others, share = batch.images, batch.labels, batch.others, batch.share
     logits = module(images).float()
     loss = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    if recipe.mixup_alpha > 0:
+    if others is not None:
         loss = share * loss + (1 - share) * cross_entropy(logits, others, label_smoothing=recipe.label_smoothing)
     if guidance.teacher is None or guidance.distillation <= 0:
         return loss

@@ -29,3 +29,34 @@ def test_what_a_page_shows_is_what_qbench_says(
     monkeypatch.chdir(tmp_path)
     done = bench(*shlex.split(command))
     assert (done.out + done.err).split() == answer.split()
+
+
+SWEEPS = sorted(
+    {
+        line.strip()
+        for page in PAGES
+        for line in page.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+        if line.strip().startswith("qbench run -m")
+    }
+)
+LAUNCHED = [line for line in SWEEPS if "hydra/launcher=" in line]
+SEARCHED = [line for line in SWEEPS if "hydra/sweeper=" in line]
+
+
+def test_a_sweep_is_shown_on_one_machine_on_slurm_and_on_ray() -> None:
+    shown = " ".join(LAUNCHED)
+    assert all(f"hydra/launcher={name} " in shown for name in ("joblib", "submitit_slurm", "ray"))
+
+
+@pytest.mark.parametrize("command", LAUNCHED)
+def test_a_sweep_that_a_page_shows_can_be_planned(bench: Bench, command: str) -> None:
+    done = bench(*shlex.split(command, comments=True)[1:], "dry=true")
+    assert (done.code, done.err) == (0, "")
+    assert "\nlauncher " in done.out
+
+
+@pytest.mark.parametrize("command", SEARCHED)
+def test_a_search_that_a_page_shows_can_be_planned(bench: Bench, command: str) -> None:
+    done = bench(*shlex.split(command)[1:], "dry=true")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("search search-") and len(SEARCHED) >= 3

@@ -30,6 +30,20 @@ REFUSED: dict[str, list[str]] = {
     "method=kmean": [f"method=kmean: unknown method. Did you mean kmeans? {known('method')}"],
     "method=null": [f"method=null: unknown method. {known('method')}"],
     "model=vgg61": [f"model=vgg61: unknown model. Did you mean vgg16? {known('model')}"],
+    "trainer=many": [f"trainer=many: unknown trainer. {known('trainer')}"],
+    "trainer.devices=0": ["trainer.devices=0: allowed for trainer=default: whole numbers from 1 to 64."],
+    "trainer.accumulate=1.5": ["trainer.accumulate=1.5: allowed for trainer=default: whole numbers from 1 to 65536."],
+    "trainer.precision=float32":
+        ["trainer.precision: unknown key in trainer=default. Known: devices, accumulate, sync_batch_norm."],
+    "trainer.devices=2 device=cuda:1": [
+        "trainer.devices=2: not with device=cuda:1; allowed: cpu (processes that share its cores) and cuda (the first "
+        "GPUs)."],
+    "trainer.devices=2 trainer.sync_batch_norm=true": [
+        "trainer.sync_batch_norm=true: needs device=cuda and trainer.devices of 2 or more; torch synchronizes batch "
+        "norms on GPUs alone."],
+    "trainer.devices=2 trainer.accumulate=3 train.batch_size=5": [
+        "trainer.devices=2 x trainer.accumulate=3 are more parts than train.batch_size=5 has images; lower them or "
+        "raise train.batch_size."],
     "train=slow": [f"train=slow: unknown train. {known('train')}"],
     "experiment=tine": [f"experiment=tine: unknown experiment. Did you mean tiny? {known('experiment')}"],
     "method=kmeans bits=0": [f"bits=0: allowed for method=kmeans: {BITS}."],

@@ -20,9 +20,9 @@ from qbench.exclusive import busy
 from qbench.measure.latency import LatencyResult
 from qbench.methods.base import Context
 from qbench.methods.linear import Linear
+from qbench.outcome import exit_code
 from qbench.program.graph import Program
 from qbench.record import Record, load_records
-from qbench.sweep import exit_code
 
 SWEEP = ("run", "-m", *QUICK, "method=linear", "bits=8,4,2")
 

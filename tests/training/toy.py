@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from qbench.config import AugmentConfig, TrainConfig
+from qbench.config import AugmentConfig, TrainConfig, TrainerConfig
 from qbench.data.base import TrainingData
 from qbench.data.splits import split_training
 from qbench.data.synthetic import Synthetic
@@ -43,6 +43,7 @@ def toy_fit(
     network: nn.Module | None = None,
     augment: AugmentConfig = AUGMENT,
     seed: int = 0,
+    trainer: TrainerConfig | None = None,
     **changes: Any,
 ) -> TrainOutcome:
     return fit(
@@ -54,6 +55,7 @@ def toy_fit(
         device=torch.device("cpu"),
         checkpoint=checkpoint,
         progress=progress or SilentProgress(),
+        trainer=trainer,
     )
 
 
