@@ -33,7 +33,7 @@ INTEGER = Choice("integer", "qbench.runtime.integer.IntegerRuntime", {"check": F
 AUTO = "qbench.runtime.auto.AutoRuntime"
 ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version decide what runtime=auto may choose
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
-VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "profile": 1}
+VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "profile": 2}
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,11 @@ class Parts:
             if values is None:
                 pieces += [_INITIALIZER, varint(len(head)), head]
                 continue
-            content: list[bytes | memoryview] = [_RAW_DATA, varint(values.nbytes), values.reshape(-1).view(np.uint8).data]
+            content: list[bytes | memoryview] = [
+                _RAW_DATA,
+                varint(values.nbytes),
+                values.reshape(-1).view(np.uint8).data,
+            ]
             length = len(head) + sum(map(len, content))
             pieces += [_INITIALIZER, varint(length), head, *content]
         return [rest.SerializeToString(), _GRAPH, varint(sum(map(len, pieces))), *pieces]
