@@ -36,7 +36,7 @@ ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version dec
 COMPARED = ("agreement", "validation")  # of ``measure``: what to look at beside what is timed
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
 _Fields = TypeVar("_Fields", TrainConfig, AugmentConfig, TrainerConfig)
-VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "validate": 1, "profile": 1}
+VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "validate": 1, "profile": 2}
 
 
 @dataclass(frozen=True)

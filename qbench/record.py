@@ -17,6 +17,8 @@ from typing import Any
 from qbench.files import read_sealed_json, sealed_json, write_atomic
 
 FORMAT = 1
+# in each of ``Record.latency``; with "latency_" before them, fields of the record
+RATIOS = [f"{kind}{end}" for kind in ("ratio", "same_runtime_ratio") for end in ("", "_low", "_high")]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Record:
     the weights that pruning kept were also stored as floats.
     ``sensitivity`` has one mapping per layer and option where the method measured one.
     ``latency`` has one mapping per batch size; the flat ``latency_*`` fields repeat the first of them.
+    ``latency_ratio`` is against the float baseline on ``latency_baseline_runtime``, ``latency_same_runtime_ratio``
+    against it on the runtime of the run, None where that runs no floats and in records of before.
     ``energy_modelled_uJ`` is computed from the program (``energy_model`` names the constants), ``energy_measured_J`` is
     read from the processor's counters; both are per image, and they have nothing to do with one another.
     ``agreement_integer_percent``, ``identical_logits_percent`` and ``largest_logit_difference`` compare with the
@@ -126,6 +130,9 @@ class Record:
     candidates: tuple[Mapping[str, Any], ...] = ()
     validation_top1_percent: float | None = None
     validation_top1_baseline_percent: float | None = None
+    latency_same_runtime_ratio: float | None = None
+    latency_same_runtime_ratio_low: float | None = None
+    latency_same_runtime_ratio_high: float | None = None
 
     def save(self, folder: Path) -> Path:
         """Write ``folder/RUN_ID.json`` whole or not at all."""

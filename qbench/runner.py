@@ -26,7 +26,7 @@ from qbench.foreign import artifact_of
 from qbench.measure.environment import environment
 from qbench.plan import Plan, PlannedStage, baseline_runtime, compares_with_integers, is_reference, versions_of
 from qbench.progress import Progress
-from qbench.record import Record
+from qbench.record import RATIOS, Record
 from qbench.rows import OUT_OF_MEMORY, blank_record, failed_record, run_folder
 from qbench.stages import (
     adopt_reference_stage,
@@ -263,9 +263,7 @@ def _with_profile(record: Record, profile: Mapping[str, Any]) -> Record:
             record,
             latency_ms_median=first["candidate_ms_median"],
             latency_ms_iqr=first["candidate_ms_iqr"],
-            latency_ratio=first["ratio"],
-            latency_ratio_low=first["ratio_low"],
-            latency_ratio_high=first["ratio_high"],
+            **{f"latency_{name}": first.get(name) for name in RATIOS},
             latency_baseline_runtime=profile.get("baseline_runtime", record.runtime),
             energy_measured_J=first.get("candidate_energy_J"),
             batch_size=first["batch_size"],
@@ -304,13 +302,9 @@ def _with_choice(record: Record, choice: Mapping[str, Any]) -> Record:
 
 
 def _without_ratios(record: Record) -> Record:
-    return replace(
-        record,
-        latency_ratio=None,
-        latency_ratio_low=None,
-        latency_ratio_high=None,
-        latency=tuple({**one, "ratio": None, "ratio_low": None, "ratio_high": None} for one in record.latency),
-    )
+    none: dict[str, Any] = {f"latency_{name}": None for name in RATIOS}
+    latency = tuple({**one, **{name: None for name in RATIOS if name in one}} for one in record.latency)
+    return replace(record, **none, latency=latency)
 
 
 def _copy(source: Path, target: Path) -> None:

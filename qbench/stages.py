@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from qbench.errors import MethodError, RuntimeUnavailable
 from qbench.exclusive import foreign_load_percent, others_busy, profiling
 from qbench.files import ARTIFACT, file_sha256, write_atomic
 from qbench.foreign import input_of, keep
-from qbench.measure.latency import LatencySettings, measure_workers
+from qbench.measure.latency import LatencyResult, LatencySettings, measure_against
 from qbench.measure.memory import memory_of
 from qbench.measure.worker import Worker, artifact_engine
 from qbench.methods.base import Context, External, Method
@@ -47,6 +48,9 @@ FACTS = "facts.json"
 PREDICTIONS = "predictions.safetensors"
 CALIBRATION_BATCH = 64
 SCORE_BATCH = 250
+# what is kept of a comparison with the float file on the same runtime, and the field of its result
+ON_SAME_RUNTIME = {f"same_runtime_ratio{end}": f"ratio{end}" for end in ("", "_low", "_high")}
+ON_SAME_RUNTIME |= {f"same_runtime_{name}": f"baseline_{name}" for name in ("ms_median", "ms_iqr", "kind")}
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
@@ -221,6 +225,7 @@ def profile_stage(
 ) -> None:
     """Measure latency against the float artefact in alternated turns, and memory, each engine in its own process.
 
+    The float artefact takes its turns on ``baseline_runtime`` and, where it can, on the runtime of the run as well.
     Another qbench stage at work on this machine makes the figures worthless: they are marked ``contended``.
 
     Args:
@@ -245,19 +250,37 @@ def profile_stage(
         contended = others_busy()
         facts["foreign_load_percent"] = foreign_load_percent()
         for runtime, sizes in _sizes_by_runtime(config, chosen):
-            candidate_engine = engine("candidate", artifact, runtime)
-            with candidate_engine as candidate, engine("baseline", baseline, baseline_runtime) as reference:
+            same = runtime.identity() == baseline_runtime.identity()
+            on = [baseline_runtime, *([runtime] if asked.latency and not same and _runs(baseline, runtime) else [])]
+            with ExitStack() as stack:
+                candidate = stack.enter_context(engine("candidate", artifact, runtime))
+                baselines = [stack.enter_context(engine(f"float {each.name}", baseline, each)) for each in on]
                 if asked.memory and max(asked.batch_sizes) in sizes:
                     # first: the peak is that of a process that has done nothing else
                     facts["memory"] = asdict(memory_of(candidate, batch_size=max(sizes)))
-                    facts["memory_baseline"] = asdict(memory_of(reference, batch_size=max(sizes)))
+                    facts["memory_baseline"] = asdict(memory_of(baselines[0], batch_size=max(sizes)))
                 for size in sizes if asked.latency else ():
                     settings = latency_settings(asked)
-                    measured = measure_workers(candidate, reference, batch_size=size, settings=settings)
-                    latency[size] = {**asdict(measured), "load_average": os.getloadavg()[0], "runtime": runtime.name}
+                    measured = measure_against(candidate, baselines, batch_size=size, settings=settings)
+                    latency[size] = {
+                        **asdict(measured[0]),
+                        **(_there(measured[-1]) if same or len(on) > 1 else {}),
+                        "load_average": os.getloadavg()[0],
+                        "runtime": runtime.name,
+                    }
         facts["contended"] = contended or others_busy()
     facts["latency"] = [latency[size] for size in asked.batch_sizes if size in latency]
     write_facts(folder, facts)
+
+
+def _runs(artifact: Path, runtime: Choice) -> bool:
+    """Whether the float artefact has a form on a runtime: not where that computes with integers alone, for instance."""
+    return load_runtime(runtime.target, runtime.params).supports(load(artifact)) is None
+
+
+def _there(measured: LatencyResult) -> dict[str, Any]:
+    """How the file compares with the float file on the runtime that runs both."""
+    return {name: getattr(measured, field) for name, field in ON_SAME_RUNTIME.items()}
 
 
 def latency_settings(asked: MeasureConfig) -> LatencySettings:

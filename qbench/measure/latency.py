@@ -2,6 +2,7 @@
 
 Turns alternate candidate, baseline, candidate, baseline, so that heat, clock and neighbours touch both alike; while
 one runs the other sleeps. What is compared is the ratio within each pair of turns, not two averages taken apart.
+Several baselines share the rounds of their candidate.
 """
 
 from __future__ import annotations
@@ -125,16 +126,28 @@ def measure_workers(
     candidate: Worker, baseline: Worker, *, batch_size: int, settings: LatencySettings | None = None
 ) -> LatencyResult:
     """Measure two running engines against each other; what :func:`measure_pair` does once they are loaded."""
-    turns = WorkerTurns(candidate, batch_size), WorkerTurns(baseline, batch_size)
+    return measure_against(candidate, [baseline], batch_size=batch_size, settings=settings)[0]
+
+
+def measure_against(
+    candidate: Worker, baselines: Sequence[Worker], *, batch_size: int, settings: LatencySettings | None = None
+) -> list[LatencyResult]:
+    """Measure a running engine against others in the same rounds; one result for each of those."""
+    turns, others = WorkerTurns(candidate, batch_size), [WorkerTurns(each, batch_size) for each in baselines]
     threads = candidate.engine.threads
-    result = run_rounds(*turns, settings or LatencySettings(), batch_size=batch_size, threads=threads)
-    return replace(
-        result,
-        candidate_kind=turns[0].kind,
-        baseline_kind=turns[1].kind,
-        candidate_energy_J=turns[0].energy_J(result.rounds * result.candidate_calls_per_round),
-        baseline_energy_J=turns[1].energy_J(result.rounds * result.baseline_calls_per_round),
+    results = run_rounds_against(
+        turns, others, settings or LatencySettings(), batch_size=batch_size, threads=threads, clock=time.monotonic
     )
+    return [
+        replace(
+            result,
+            candidate_kind=turns.kind,
+            baseline_kind=other.kind,
+            candidate_energy_J=turns.energy_J(result.rounds * result.candidate_calls_per_round),
+            baseline_energy_J=other.energy_J(result.rounds * result.baseline_calls_per_round),
+        )
+        for result, other in zip(results, others)
+    ]
 
 
 def run_rounds(
@@ -156,40 +169,61 @@ def run_rounds(
         threads: Recorded in the result.
         clock: Seconds on a clock that never goes back.
     """
-    candidate_calls = calls_per_turn(candidate(settings.warmup_calls), settings)
-    baseline_calls = calls_per_turn(baseline(settings.warmup_calls), settings)
+    found = run_rounds_against(candidate, [baseline], settings, batch_size=batch_size, threads=threads, clock=clock)
+    return found[0]
+
+
+def run_rounds_against(
+    candidate: Turn,
+    baselines: Sequence[Turn],
+    settings: LatencySettings,
+    *,
+    batch_size: int,
+    threads: int,
+    clock: Clock,
+) -> list[LatencyResult]:
+    """As :func:`run_rounds`, with one result for each of several baselines, until every ratio is sure enough."""
+    engines = [candidate, *baselines]
+    calls = [calls_per_turn(engine(settings.warmup_calls), settings) for engine in engines]
+    milliseconds: list[list[float]] = [[] for _ in engines]
     start = clock()
-    candidate_ms: list[float] = []
-    baseline_ms: list[float] = []
     while True:
-        candidate_ms.append(1e3 * float(np.median(candidate(candidate_calls))))
-        baseline_ms.append(1e3 * float(np.median(baseline(baseline_calls))))
-        rounds = len(candidate_ms)
-        if rounds < settings.min_rounds:
+        for engine, count, found in zip(engines, calls, milliseconds):
+            found.append(1e3 * float(np.median(engine(count))))
+        if len(milliseconds[0]) < settings.min_rounds:
             continue
-        ratios = np.array(baseline_ms) / np.array(candidate_ms)
-        ratio = float(np.median(ratios))
-        low, high = bootstrap_median_interval(ratios, settings)
-        converged = (high - low) / 2 <= settings.relative_half_width * ratio
-        if converged or clock() - start >= settings.max_seconds:
+        ratios = [_ratio(milliseconds[0], found, settings) for found in milliseconds[1:]]
+        sure = [(high - low) / 2 <= settings.relative_half_width * ratio for ratio, low, high in ratios]
+        if all(sure) or clock() - start >= settings.max_seconds:
             break
-    return LatencyResult(
-        batch_size=batch_size,
-        threads=threads,
-        rounds=rounds,
-        candidate_ms_median=float(np.median(candidate_ms)),
-        candidate_ms_iqr=iqr(candidate_ms),
-        baseline_ms_median=float(np.median(baseline_ms)),
-        baseline_ms_iqr=iqr(baseline_ms),
-        ratio=ratio,
-        ratio_low=low,
-        ratio_high=high,
-        confidence=settings.confidence,
-        converged=converged,
-        warmup_calls=settings.warmup_calls,
-        candidate_calls_per_round=candidate_calls,
-        baseline_calls_per_round=baseline_calls,
-    )
+    return [
+        LatencyResult(
+            batch_size=batch_size,
+            threads=threads,
+            rounds=len(found),
+            candidate_ms_median=float(np.median(milliseconds[0])),
+            candidate_ms_iqr=iqr(milliseconds[0]),
+            baseline_ms_median=float(np.median(found)),
+            baseline_ms_iqr=iqr(found),
+            ratio=ratio,
+            ratio_low=low,
+            ratio_high=high,
+            confidence=settings.confidence,
+            converged=converged,
+            warmup_calls=settings.warmup_calls,
+            candidate_calls_per_round=calls[0],
+            baseline_calls_per_round=count,
+        )
+        for found, count, (ratio, low, high), converged in zip(milliseconds[1:], calls[1:], ratios, sure)
+    ]
+
+
+def _ratio(
+    candidate: Sequence[float], baseline: Sequence[float], settings: LatencySettings
+) -> tuple[float, float, float]:
+    """Median over rounds of baseline / candidate, and its interval."""
+    ratios = np.array(baseline) / np.array(candidate)
+    return (float(np.median(ratios)), *bootstrap_median_interval(ratios, settings))
 
 
 def bootstrap_median_interval(values: NDArray[np.float64], settings: LatencySettings) -> tuple[float, float]:

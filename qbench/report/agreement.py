@@ -9,7 +9,7 @@ from qbench.record import Record
 
 BATCH_SIZES = (1, 32)
 # prefix of the fields of a measurement -> what the float network ran on
-BASELINES = {"ratio": "PyTorch", "ratio_same_runtime": "the same runtime"}
+BASELINES = {"ratio": "PyTorch", "same_runtime_ratio": "the same runtime"}
 
 
 def agreement_cells(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:

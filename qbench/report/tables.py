@@ -17,7 +17,7 @@ from rich.table import Table
 
 from qbench.config import bits_label
 from qbench.files import write_atomic
-from qbench.record import Record
+from qbench.record import RATIOS, Record
 
 # the CSV's columns, in order; nested fields of a record go to the JSON only
 LEADING = (
@@ -30,15 +30,15 @@ LEADING = (
     "sparsity_percent",
     "theoretical_bytes", "parameters", "effective_parameters", "macs", "bops", "energy_modelled_uJ", "sqnr_db",
     "agreement_integer_percent", "identical_logits_percent", "largest_logit_difference",
-    "latency_ms_median", "latency_ms_iqr", "latency_ratio",
-    "latency_ratio_low", "latency_ratio_high", "latency_kind", "latency_baseline_runtime", "runtime_chosen",
-    "batch_size", "threads",
+    "latency_ms_median", "latency_ms_iqr", *(f"latency_{name}" for name in RATIOS),
+    "latency_kind", "latency_baseline_runtime", "runtime_chosen", "batch_size", "threads",
 )  # fmt: skip
 TRAILING = (
     "energy_measured_J", "energy_model", "activation_bytes_peak", "activation_high_water_bytes", "peak_memory_bytes",
     "peak_memory_baseline_bytes", "train_seconds",
     "train_precision", "quantize_seconds", "device", "artifact", "artifact_sha256", "error_kind", "traceback", "run_id",
 )  # fmt: skip
+BLANK_FOR_BASELINE = ("delta_points", "latency_ratio", "latency_same_runtime_ratio", "agreement_percent")
 MOST_ROWS = 200  # that the terminal shows; the files have all
 MARKDOWN = {
     "dataset": "data set", "model": "model", "method": "method", "variant": "variant",
@@ -48,13 +48,14 @@ MARKDOWN = {
     "compression_ratio": "ratio ×", "pruned_bytes": "pruned, bytes", "fixed_width_bytes": "and quantized, bytes",
     "bits_per_weight": "bits/weight", "sqnr_db": "SQNR dB",
     "energy_modelled_uJ": "modelled energy µJ", "agreement_integer_percent": "agreement with integers %",
-    "latency_ms_median": "latency ms", "latency_ratio": "speed-up ×", "latency_kind": "kernel",
+    "latency_ms_median": "latency ms", "latency_ratio": "speed-up ×",
+    "latency_same_runtime_ratio": "speed-up there ×", "latency_kind": "kernel",
     "runtime_chosen": "chosen runtime", "n_test": "n",
     "status": "status", "warning": "warning",
 }  # fmt: skip
 DIGITS = {"delta_points": 2, "top1_percent": 2, "agreement_percent": 2, "compression_ratio": 2, "bits_per_weight": 3,
           "sqnr_db": 1, "energy_modelled_uJ": 2, "agreement_integer_percent": 2, "latency_ms_median": 3,
-          "latency_ratio": 2}  # fmt: skip
+          "latency_ratio": 2, "latency_same_runtime_ratio": 2}  # fmt: skip
 
 
 def sort_records(records: Sequence[Record]) -> list[Record]:
@@ -98,8 +99,9 @@ def _further(record: Record) -> dict[str, Any]:
         size = one["batch_size"]
         row[f"latency_ms_median_batch{size}"] = one["candidate_ms_median"]
         row[f"latency_ms_iqr_batch{size}"] = one["candidate_ms_iqr"]
-        for column in ("ratio", "ratio_low", "ratio_high"):
-            row[f"latency_{column}_batch{size}"] = one[column]
+        for column in RATIOS:
+            if column in one:  # those of before have no ratio on the same runtime
+                row[f"latency_{column}_batch{size}"] = one[column]
     for one in record.candidates:
         size = one["batch_size"]
         row[f"candidate_ms_{one['runtime']}_batch{size}"] = one["ms_median"]
@@ -176,7 +178,8 @@ def footnote(records: Sequence[Record]) -> str:
         "Accuracy, size and latency are those of the file re-loaded from disk. Intervals are over test images: "
         "Wilson's for top-1, Tango's for the paired difference Δ to the float baseline of the same training. "
         "Ratios are to that baseline saved as a file of the same format. Latency is for the batch size in the CSV; "
-        "speed-up is the median of paired, alternated rounds; *kernel* says what ran: float, simulated or integer "
+        "speed-up is the median of paired, alternated rounds against the float baseline in eager PyTorch, *there* "
+        "against it on the row's own runtime; *kernel* says what ran: float, simulated or integer "
         "arithmetic." + measured_on(records) + "\n"
     )
 
@@ -285,7 +288,7 @@ def _cell(r: Record, column: str) -> str:
     if column == "status":
         return "" if r.status == "ok" else _one_line(f"{r.status}: {r.error}")
     value = getattr(r, column)
-    if value is None or (r.method == "fp32" and column in ("delta_points", "latency_ratio", "agreement_percent")):
+    if value is None or (r.method == "fp32" and column in BLANK_FOR_BASELINE):
         return ""
     if column == "fixed_width_bytes" and r.pruned_bytes is None:
         return ""  # the stages of a pruned file side by side: its weights as floats, quantized, entropy-coded

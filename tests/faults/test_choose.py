@@ -132,22 +132,31 @@ class Engine:
 def test_each_batch_size_is_profiled_on_its_runtime(
     bench: Bench, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs: list[tuple[str, str, int]] = []
+    pairs: list[tuple[Any, ...]] = []
 
-    def latency(candidate: Engine, reference: Engine, *, batch_size: int, settings: object) -> LatencyResult:
-        pairs.append((candidate.runtime, reference.runtime, batch_size))
-        return LatencyResult(batch_size, 1, 8, batch_size, 0.01, 1.0, 0.02, 2.0, 1.9, 2.1, 0.95, True, 5, 3, 2)
+    def latency(
+        candidate: Engine, baselines: list[Engine], *, batch_size: int, settings: object
+    ) -> list[LatencyResult]:
+        pairs.append((candidate.runtime, *(each.runtime for each in baselines), batch_size))
+        ratios = [2.0, 1.5][: len(baselines)]
+        return [
+            LatencyResult(batch_size, 1, 8, batch_size, 0.01, 1.0, 0.02, ratio, 1.9, 2.1, 0.95, True, 5, 3, 2)
+            for ratio in ratios
+        ]
 
     monkeypatch.setattr(qbench.stages, "Worker", Engine)
-    monkeypatch.setattr(qbench.stages, "measure_workers", latency)
+    monkeypatch.setattr(qbench.stages, "measure_against", latency)
+    monkeypatch.setattr(qbench.stages, "_runs", lambda _, runtime: runtime.name == "fast")
     config = config_of(folder, "measure.latency=true", "measure.batch_sizes=[1,8,32]")
     save(float_program(), tmp_path / "model.qbench")
     fast, slow, base = (Choice(name, f"made.up.{name}") for name in ("fast", "slow", "base"))
     path = tmp_path / "model.qbench"
     profile_stage(config, path, path, base, tmp_path, {1: fast, 8: slow, 32: fast})
-    assert pairs == [("made.up.fast", "made.up.base", 1), ("made.up.fast", "made.up.base", 32),
+    assert pairs == [("made.up.fast", "made.up.base", "made.up.fast", 1),
+                     ("made.up.fast", "made.up.base", "made.up.fast", 32),
                      ("made.up.slow", "made.up.base", 8)]  # fmt: skip
     latencies = read_facts(tmp_path)["latency"]
+    assert [(one["ratio"], one.get("same_runtime_ratio")) for one in latencies] == [(2.0, 1.5), (2.0, None), (2.0, 1.5)]
     assert [(one["batch_size"], one["runtime"]) for one in latencies] == [(1, "fast"), (8, "slow"), (32, "fast")]
 
 

@@ -276,12 +276,16 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
         def __exit__(self, *error: object) -> None:
             pass
 
-    def latency(candidate: Engine, reference: Engine, *, batch_size: int, settings: object) -> LatencyResult:
-        return LatencyResult(batch_size, 1, 8, 0.5, 0.01, 1.0, 0.02, 2.0, 1.9, 2.1, 0.95, True, 5, 3, 2)
+    def latency(
+        candidate: Engine, baselines: list[Engine], *, batch_size: int, settings: object
+    ) -> list[LatencyResult]:
+        first = LatencyResult(batch_size, 1, 8, 0.5, 0.01, 1.0, 0.02, 2.0, 1.9, 2.1, 0.95, True, 5, 3, 2)
+        there = replace(first, ratio=1.5, ratio_low=1.25, ratio_high=1.75, baseline_ms_median=0.75)
+        return [first, there][: len(baselines)]
 
     monkeypatch.setattr(qbench.stages, "foreign_load_percent", lambda: 0.0)
     monkeypatch.setattr(qbench.stages, "Worker", Engine)
-    monkeypatch.setattr(qbench.stages, "measure_workers", latency)
+    monkeypatch.setattr(qbench.stages, "measure_against", latency)
 
 
 PROFILE = ("run", *[word for word in QUICK if not word.startswith("measure")], "measure.memory=false", "method=linear")
@@ -294,6 +298,28 @@ def test_latency_columns_come_from_the_profile(bench: Bench, measured: None) -> 
     assert (row["batch_size"], row["latency_ms_median_batch32"], row["latency_kind"]) == (1, 0.5, "float")
     assert pd.isna(row["peak_memory_bytes"])
     assert "to do" not in bench(*PROFILE, "dry=true").out
+
+
+@pytest.mark.parametrize(
+    "runtime, there",
+    [("torch", 2.0), ("onnxruntime", 1.5), ("integer", None)],
+    ids=["the baseline's own runtime", "another one", "one without floats"],
+)
+def test_the_float_network_is_timed_on_the_runs_own_runtime_too(
+    bench: Bench, measured: None, runtime: str, there: float | None
+) -> None:
+    words = [word for word in PROFILE if word != "method=linear"]
+    assert bench(*words, f"runtime={runtime}", "method=integer" if runtime != "torch" else "method=linear").code == 0
+    (record,) = records(bench).values()
+    assert (record.latency_ratio, record.latency_baseline_runtime) == (2.0, "torch")
+    assert record.latency_same_runtime_ratio == there
+    (row,) = table(bench).to_dict("records")
+    if there is None:
+        assert pd.isna(row["latency_same_runtime_ratio_low"]) and "latency_same_runtime_ratio_batch32" not in row
+    else:
+        low = 1.25 if runtime == "onnxruntime" else 1.9
+        assert record.latency[1]["same_runtime_ms_median"] == there * 0.5
+        assert (row["latency_same_runtime_ratio_low"], row["latency_same_runtime_ratio_low_batch32"]) == (low, low)
 
 
 def test_simulated_arithmetic_has_a_time_and_no_speed_up(bench: Bench, measured: None) -> None:
@@ -313,6 +339,7 @@ def test_a_contended_profile_has_no_ratio_and_is_not_kept(
     (record,) = records(bench).values()
     assert record.latency_ms_median == 0.5 and record.warning is not None and record.warning.startswith("contended: ")
     assert (record.latency_ratio, record.latency_ratio_low, record.latency_ratio_high) == (None, None, None)
+    assert record.latency_same_runtime_ratio is None and record.latency[0]["same_runtime_ratio_high"] is None
     assert all(one["ratio"] is None and one["candidate_ms_median"] == 0.5 for one in record.latency)
     (row,) = table(bench).to_dict("records")
     assert pd.isna(row["latency_ratio"]) and pd.isna(row["latency_ratio_batch32"]) and "contended" in row["warning"]

@@ -3,7 +3,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from qbench.measure.latency import LatencySettings, bootstrap_median_interval, measure_pair, run_rounds
+from qbench.measure.latency import (
+    LatencySettings,
+    bootstrap_median_interval,
+    measure_pair,
+    run_rounds,
+    run_rounds_against,
+)
 from qbench.measure.worker import EngineSpec
 
 FAST = LatencySettings(min_rounds=4, max_seconds=100.0, turn_seconds=0.01, warmup_calls=2)
@@ -58,6 +64,23 @@ def test_engines_alternate_after_a_warm_up_of_each() -> None:
     assert engines.turns[:2] == [("candidate", 2), ("baseline", 2)]
     assert engines.turns[2:] == [("candidate", 10), ("baseline", 5)] * 4  # 10 ms a turn
     assert (result.rounds, result.candidate_calls_per_round, result.baseline_calls_per_round) == (4, 10, 5)
+
+
+def test_several_baselines_share_the_rounds_of_the_candidate() -> None:
+    """Each has its ratio; the rounds go on until all of them are sure."""
+    engines = FakeEngines()
+    steady = engines.engine("steady", lambda _: 0.002)
+    unsure = engines.engine("unsure", lambda i: 0.001 if i % 2 else 0.004)
+    settings = LatencySettings(min_rounds=4, max_seconds=1.0, turn_seconds=0.01)
+    candidate = engines.engine("candidate", lambda _: 0.001)
+    first, second = run_rounds_against(
+        candidate, [steady, unsure], settings, batch_size=8, threads=2, clock=engines.clock
+    )
+    assert [name for name, _ in engines.turns[:6]] == ["candidate", "steady", "unsure"] * 2
+    assert (first.ratio, first.converged, second.converged) == (pytest.approx(2.0), True, False)
+    assert first.rounds == second.rounds > 4 and first.candidate_ms_median == second.candidate_ms_median
+    assert (second.ratio_low, second.ratio_high) == pytest.approx((1.0, 4.0))
+    assert (first.baseline_calls_per_round, second.baseline_calls_per_round) == (5, 3)  # by the warm-up
 
 
 def test_a_call_longer_than_a_turn_is_made_once() -> None:

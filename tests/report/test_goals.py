@@ -115,8 +115,8 @@ DEPLOYED: dict[str, Any] = {
     "method": "integer", "runtime": "auto", "runtime_chosen": "openvino", "latency_kind": "integer",
     "top1_percent": 92.456, "agreement_integer_percent": 99.5, "identical_logits_percent": 12.3456,
     "largest_logit_difference": 0.123456,
-    "latency": ({"batch_size": 1, "ratio": 4.0, "ratio_low": 3.9, "ratio_high": 4.125, "ratio_same_runtime": 2.0,
-                 "ratio_same_runtime_low": 1.5, "ratio_same_runtime_high": 2.5},
+    "latency": ({"batch_size": 1, "ratio": 4.0, "ratio_low": 3.9, "ratio_high": 4.125, "same_runtime_ratio": 2.0,
+                 "same_runtime_ratio_low": 1.5, "same_runtime_ratio_high": 2.5},
                 {"batch_size": 32, "ratio": 3.0, "ratio_low": 2.5, "ratio_high": 3.5}),
 }  # fmt: skip
 

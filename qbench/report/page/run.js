@@ -122,9 +122,11 @@ function latencySection(run, detail) {
   const rows = detail.latency.map((one) => [
     String(one.batch_size), one.runtime || run.runtime, one.candidate_kind, significant(one.candidate_ms_median, 4),
     significant(one.candidate_ms_iqr, 3), significant(one.baseline_ms_median, 4), two(one.ratio),
-    interval(one.ratio_low, one.ratio_high, two), String(one.rounds), one.converged ? "yes" : "no", String(one.threads),
+    interval(one.ratio_low, one.ratio_high, two), two(one.same_runtime_ratio),
+    interval(one.same_runtime_ratio_low, one.same_runtime_ratio_high, two), String(one.rounds), one.converged ? "yes" : "no", String(one.threads),
   ]);
   const columns = [["batch size", true], ["runtime"], ["kernel"], ["median, ms", true], ["IQR, ms", true],
-    ["baseline, ms", true], ["speed-up, ×", true], ["95 %", true], ["rounds", true], ["converged"], ["threads", true]];
+    ["baseline, ms", true], ["speed-up, ×", true], ["95 %", true], ["speed-up over float there, ×", true],
+    ["95 %", true], ["rounds", true], ["converged"], ["threads", true]];
   return [el("h2", {}, "Latency"), plainTable("Latency by batch size", columns, rows)];
 }
