@@ -160,18 +160,41 @@ def compiled_kernels(compiled: Any) -> list[Kernel]:
     """
     found = []
     for op in compiled.get_runtime_model().get_ordered_ops():
-        facts = op.get_rt_info()
-
-        def fact(key: str, facts: Any = facts) -> str:
-            return str(facts[key].astype(str)) if key in facts else ""
-
-        kernel = fact("primitiveType")
-        if fact("layerType") in _LAYERS:
-            multiplied = kernel.rpartition("_")[2].lower()
-            integer = multiplied in _INTEGER_TYPES
-            name = fact("originalLayersNames") or op.get_friendly_name()
-            found.append(Kernel(name, kernel, integer, "int8" if integer else multiplied))
+        layer, kernel = _fact(op, "layerType"), _fact(op, "primitiveType")
+        if layer in _LAYERS:
+            name = _fact(op, "originalLayersNames") or op.get_friendly_name()
+            found.append(_kernel(name, kernel, kernel.rpartition("_")[2].lower()))
+        elif layer == "Subgraph":
+            found += _fused_products(op, kernel)
     return found
+
+
+def _fused_products(op: Any, kernel: str) -> list[Kernel]:
+    """The matrix products in a Subgraph, into which OpenVINO fuses all of a small network of linear layers.
+
+    Neither its kernel nor its precision tells: both are those of its first input. But every product in it reads its
+    weights as an input, a constant matrix, of the type that is multiplied: layers that could not be quantized have had
+    theirs turned into float32 before. Scales and biases have one long axis.
+    """
+    found = []
+    for port in op.inputs():
+        source, shape = port.get_source_output().get_node(), port.get_shape()
+        kind = port.get_element_type().get_type_name()
+        matrix = len(shape) == 2 and (min(shape) > 1 or kind in _INTEGER_TYPES)
+        if matrix and _fact(source, "layerType") == "Const":
+            found.append(_kernel(_fact(source, "originalLayersNames") or source.get_friendly_name(), kernel, kind))
+    return found
+
+
+def _kernel(name: str, kernel: str, multiplied: str) -> Kernel:
+    integer = multiplied in _INTEGER_TYPES
+    return Kernel(name, kernel, integer, "int8" if integer else multiplied)
+
+
+def _fact(op: Any, key: str) -> str:
+    """Of what the compiled model says about an operation; empty where it says nothing."""
+    facts = op.get_rt_info()
+    return str(facts[key].astype(str)) if key in facts else ""
 
 
 __all__ = ["OpenVinoExecutable", "OpenVinoRuntime", "compiled_kernels"]

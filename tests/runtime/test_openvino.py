@@ -12,6 +12,7 @@ import torch
 from calling import QUICK, Bench
 from program.networks import Network, images
 from program.test_lower import BODIES, SHAPE
+from torch import nn
 
 from qbench.artifact import save
 from qbench.errors import ArtifactError, ConfigError, RuntimeUnavailable
@@ -19,7 +20,7 @@ from qbench.methods.base import Context
 from qbench.methods.integer import Integer
 from qbench.methods.linear import Linear
 from qbench.methods.ptq import PTQ
-from qbench.program.graph import EdgeSpec
+from qbench.program.graph import EdgeSpec, Program
 from qbench.program.materialize import materialize
 from qbench.program.trace import trace
 from qbench.record import load_records
@@ -121,6 +122,39 @@ def test_one_float_layer_is_not_called_integer() -> None:
     executable = OpenVinoRuntime().prepare(program)
     assert (executable.kind, executable.precision) == ("simulated", "f32+int8")
     assert len(executable.fallbacks) == 1 and "second" in executable.fallbacks[0]
+
+
+def linear_layers(*sizes: int, kept_float: str | None = None) -> Program:
+    """Linear layers and ReLUs on images of 4x4 pixels, W8A8 but for one."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in zip((16, *sizes), sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        baseline = trace(nn.Sequential(*layers[:-1]).eval(), (1, 4, 4))
+    context = Context(calibration=[images(16, 1, 4, 4)])
+    if kept_float is None:
+        return Integer().compress(baseline, context)
+    return Linear(act_bits=8, overrides={kept_float: 0}).compress(baseline, context)
+
+
+def test_linear_layers_fused_into_one_node_are_told_apart_by_their_weights() -> None:
+    """On some processors one node for all of them at batch 1, and a kernel for each at batch 32: of the same kind."""
+    for program, kind, precision, fallbacks in (
+        (linear_layers(32, 16, 8), "integer", "int8", 0),
+        (linear_layers(32, 16, 1), "integer", "int8", 0),
+        (linear_layers(32, 16, 8, kept_float="3"), "simulated", "f32+int8", 1),
+    ):
+        executable = OpenVinoRuntime().prepare(program)
+        for count in (1, 32):
+            x = images(count, 1, 4, 4, seed=3)
+            logits = executable(x)
+            assert (executable.kind, executable.precision) == (kind, precision)
+            assert len(executable.fallbacks) == fallbacks and all("3" in name for name in executable.fallbacks)
+            if kind == "integer":
+                expected = reference(program, x)
+                torch.testing.assert_close(logits, expected, rtol=0.0, atol=0.02 * float(expected.abs().max()))
+    assert OpenVinoRuntime().prepare(float_twin(linear_layers(32, 16, 8))).kind == "float"
 
 
 def test_int8_with_a_zero_point_is_seen_to_fall_back_to_floats(tmp_path: Path) -> None:
