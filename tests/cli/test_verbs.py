@@ -65,6 +65,7 @@ FLAGS = {
     "predict": "--json --top runtime= threads=",
     "export": "--format --output --images",
     "store": "--store --keep-bytes --older-than --dry-run --repair",
+    "study": "--config-dir",
     "doctor": "",
 }
 

@@ -182,6 +182,8 @@ def _qbench_problem(bench: Bench, folder: Path, words: list[str]) -> str | None:
         return None if rest[0] in {*options("study"), "mine"} else f"no study {rest[0]!r}"
     if verb in ("export", "evaluate", "predict", "inspect", "store") and not rest:
         return None  # the verb alone is mentioned
+    if verb == "export":
+        shutil.rmtree(folder / "model_c", ignore_errors=True)  # where one goes that is not named; none overwrites
     if verb == "store" and "|" in rest[0]:
         return next(filter(None, (_answer(bench, verb, action) for action in rest[0].split("|"))), None)
     return _answer(bench, verb, *(_meant(folder, word) for word in rest))
