@@ -39,6 +39,7 @@ from qbench.record import load_record
 FOLDER = "jobs"
 CONFIG = "qbench_job"  # the config that a launcher composes for each job: one key, which names the cell
 LOOK_SECONDS, GRACE_SECONDS = 0.2, 10.0  # between two looks at the marks; from asking a process to end to ending it
+LOOKS_PER_SECOND = 100  # at most, at the marks of many cells, which may lie on a file system that many machines share
 
 
 class Jobs:
@@ -184,7 +185,7 @@ class Jobs:
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(LOOK_SECONDS):
+            while not over.wait(max(LOOK_SECONDS, sum(run.key not in self._said for run in runs) / LOOKS_PER_SECOND)):
                 self._say(runs)
 
         thread = threading.Thread(target=watch, daemon=True)
