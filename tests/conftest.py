@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import submitit  # noqa: F401 - it sets up logging when first imported, and closes the streams of others' handlers
 from calling import Bench
 
 
