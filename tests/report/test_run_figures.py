@@ -18,6 +18,7 @@ from qbench.report.comparisons import compare
 from qbench.report.run_figures import confusion_chart, histogram_chart, run_charts
 from qbench.reporting import report
 
+ROOT = Path(__file__).parents[2]
 MOST_BYTES = 300_000
 OF_A_RUN = {
     "bytes", "layer_bits", "layer_bytes", "layer_sqnr", "loss", "accuracy", "confusion", "weights_stem",
@@ -137,6 +138,11 @@ def test_a_crowded_front_stays_small(tmp_path: Path) -> None:
     figures.write_figures(crowded, tmp_path)
     assert len([*tmp_path.glob("pareto_*.png")]) == 3
     check(tmp_path)
+
+
+def test_committed_images_are_no_larger_than_a_reader_wants() -> None:
+    images = [path for path in (ROOT / "docs").rglob("*.*") if path.suffix in (".png", ".svg")]
+    assert images and [path.name for path in images if path.stat().st_size > MOST_BYTES] == []
 
 
 def test_templates_are_those_of_the_page() -> None:
