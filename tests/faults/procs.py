@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -139,7 +140,9 @@ class Events:
 
     def _synced(self, descriptor: int) -> None:
         def tear() -> None:
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            state = os.fstat(descriptor)
+            if stat.S_ISREG(state.st_mode):  # folders are synced too, and cannot be torn
+                os.ftruncate(descriptor, state.st_size // 2)
 
         self._happened("fsync", self.writing, tear)
         self._fsync(descriptor)
