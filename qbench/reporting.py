@@ -110,7 +110,6 @@ def _place(path: Path | None) -> Path:
 
 def _rebuild(console: Console, records: Sequence[Record], files: Sequence[bytes], place: Path) -> None:
     """Print the tables; write them and the figures beside a folder of records."""
-    from qbench.report import figures
     from qbench.report.tables import MOST_ROWS, rich_table, write_tables
 
     groups: dict[tuple[str, str], list[Record]] = {}
@@ -127,18 +126,23 @@ def _rebuild(console: Console, records: Sequence[Record], files: Sequence[bytes]
         return
     tables = place.parent / "tables"
     try:
-        few = len(records) <= MOST_DRAWN
-        drawn = _drawn_beside(place) if few and figures.available() else []
-        if drawn:
-            _say(console, f"written: {len(drawn)} figures in {place.parent / 'figures'}")
-        elif not few:
+        if len(records) <= MOST_DRAWN:
+            _draw_beside(console, place)
+        else:
             _say(console, f"note: figures are drawn of at most {MOST_DRAWN:,} records; --html shows them all")
-        elif not figures.available():
-            _say(console, f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"')
         for path in write_tables(records, tables, files=files):
             _say(console, f"written: {path}")
     except OSError as error:
         raise ConfigError(f"report: {tables} cannot be written ({error.strerror}).") from error
+
+
+def _draw_beside(console: Console, place: Path) -> None:
+    from qbench.report import figures  # with SciPy, which takes a second: tables alone do without
+
+    if not figures.available():
+        _say(console, f'note: no figures; they need: pip install "qbench[{figures.EXTRA}]"')
+    elif drawn := _drawn_beside(place):
+        _say(console, f"written: {len(drawn)} figures in {place.parent / 'figures'}")
 
 
 def _drawn_beside(place: Path) -> list[Path]:
