@@ -63,12 +63,13 @@ def assess(
     if artifact.card is not None:
         record = _with_foreign_size(record, artifact, float_artifact.size_bytes, reference)
         found = _chance_warnings(record, artifact.card.provenance) + _fallback_warnings(scoring)
+        found += scoring.get("warnings", [])
         return replace(record, warning="; ".join(found) or None)
     program, sizes = load(artifact.path), size_report(artifact.path)
     record = _with_agreement(record, own_score, integers)
     record = _with_size(record, sizes, float_artifact.size_bytes, program)
     record = _with_layers(record, program, reference, sizes)
-    return replace(record, sensitivity=_sensitivity(program), warning=_warnings(record, program))
+    return replace(record, sensitivity=_sensitivity(program), warning=_warnings(record, program, scoring))
 
 
 def _with_foreign_size(record: Record, artifact: ArtifactFiles, baseline_bytes: int, reference: Program) -> Record:
@@ -225,7 +226,7 @@ def _sensitivity(program: Program) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _warnings(record: Record, program: Program) -> str | None:
+def _warnings(record: Record, program: Program, scoring: Mapping[str, Any]) -> str | None:
     """What a reader should distrust about this row."""
     found = _chance_warnings(record, program.provenance)
     compressed = [layer for layer in record.layers if layer["encoding"] != "float"]
@@ -233,6 +234,7 @@ def _warnings(record: Record, program: Program) -> str | None:
     if compressed and untouched:
         found.append(f"left float: {', '.join(untouched)}")
     found += program.provenance.get("warnings", [])  # what the method itself has to say
+    found += scoring.get("warnings", [])  # ... and the runtime
     return "; ".join(found) or None
 
 

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from qbench.config import AugmentConfig, Choice, DatasetConfig, RunConfig, TrainConfig, TrainerConfig
 from qbench.files import file_sha256
-from qbench.machine import cpu_model
+from qbench.machine import cpu_model, sums_in_32_bits
 from qbench.steps import TARGET, flat, steps
 from qbench.store import Store, content_key
 
@@ -296,9 +296,11 @@ def _split_fields(dataset: DatasetConfig) -> dict[str, Any]:
 
 
 def _runtime_identity(runtime: Choice) -> dict[str, Any]:
-    """The runtime, and the versions of the engines unless it is one of qbench's own: another kernel, another result."""
-    own = runtime.target in (TORCH.target, INTEGER.target)
-    return _identity(runtime) if own else {**_identity(runtime), "packages": versions_of(ENGINES)}
+    """The runtime, and unless it is one of qbench's own what decides about its kernels: another one, another result."""
+    if runtime.target in (TORCH.target, INTEGER.target):
+        return _identity(runtime)
+    without_vnni = {} if sums_in_32_bits() else {"vnni": False}
+    return {**_identity(runtime), "packages": versions_of(ENGINES), **without_vnni}
 
 
 def _identity(choice: Choice) -> dict[str, Any]:

@@ -174,8 +174,8 @@ def score_stage(config: RunConfig, runtime: Choice, artifact: Path, folder: Path
     """Run the file, re-loaded from disk, on the test images in float32; leaves its logits and their labels."""
     test = load_test_images(config)
     executable = _predict(config, runtime, artifact, test, folder)
-    fallbacks = list(getattr(executable, "fallbacks", ()))
-    write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test), "fallbacks": fallbacks})
+    said = {name: list(getattr(executable, name, ())) for name in ("fallbacks", "warnings")}
+    write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test), **said})
 
 
 def validate_stage(config: RunConfig, runtime: Choice, artifact: Path, folder: Path) -> None:

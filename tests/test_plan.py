@@ -179,6 +179,17 @@ def test_another_version_of_an_engine_scores_and_times_anew(runtime: str, monkey
     assert after.quantize == before.quantize and after.baseline_score == before.baseline_score
 
 
+@pytest.mark.parametrize(("runtime", "changes"), [("openvino", True), ("torch", False), ("integer", False)])
+def test_a_processor_without_vnni_scores_engines_anew(
+    runtime: str, changes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = []
+    for has_vnni in (True, False):
+        monkeypatch.setattr(qbench.plan, "sums_in_32_bits", lambda has_vnni=has_vnni: has_vnni)
+        scores.append(plan_of("act_bits=8", f"runtime={runtime}").score.key)
+    assert (scores[0] != scores[1]) is changes
+
+
 def test_candidates_are_the_runtimes_of_their_yaml_files() -> None:
     runtime = config_of("runtime=auto", "runtime.candidates=[torch,inductor,torch]").runtime
     found = candidates_of(runtime)

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 import qbench
+from qbench.machine import processor
 
 ISA_FLAGS = (
     "avx2",
@@ -31,7 +32,6 @@ PACKAGES = ("torch", "torchvision", "numpy")
 # Keys that change on one and the same machine, or that say nothing about it: leave them out of a content key.
 VOLATILE = ("clock_mhz", "git_sha", "git_dirty")
 
-_CPUINFO = Path("/proc/cpuinfo")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _GIT_TIMEOUT_SECONDS = 10
 
@@ -64,21 +64,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def parse_cpuinfo(text: str) -> tuple[str | None, frozenset[str]]:
-    """Model name and flags of the first processor in the text of /proc/cpuinfo; (None, empty) where it has none."""
-    fields: dict[str, str] = {}
-    for line in text.split("\n\n", 1)[0].splitlines():
-        key, _, value = line.partition(":")
-        fields[key.strip()] = value.strip()
-    # x86 says "flags", Arm says "Features"
-    return fields.get("model name"), frozenset((fields.get("flags") or fields.get("Features") or "").split())
-
-
 def _processor() -> tuple[str | None, frozenset[str]]:
-    if _CPUINFO.exists():
-        model, flags = parse_cpuinfo(_CPUINFO.read_text())
-        if model is not None:
-            return model, flags
+    model, flags = processor()
+    if model is not None:
+        return model, flags
     from cpuinfo import get_cpu_info  # takes over a second, so only where the kernel does not tell
 
     info = get_cpu_info()

@@ -31,6 +31,7 @@ from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, quietly
 from qbench.runtime.inductor import missing_compiler
 from qbench.runtime.onnx.kernels import Kernel, Verdict, verdict
+from qbench.runtime.pairs import may_be_wrong, overflowing, tensors_fit
 
 EXTRA = "torchao"
 _MOST_SIZES = 8  # batch sizes that torch compiles for one module before it refuses
@@ -47,6 +48,7 @@ class ExportedExecutable(ImageExecutable):
         kind: integer only if every convolution and matrix product of the program is a call of an int8 kernel.
         precision: What those kernels multiply: "int8", "f32" or both.
         fallbacks: Those of a quantized program that multiply floats, each "product NUMBER (operator)".
+        warnings: What a reader of the results should know.
     """
 
     def __init__(self, module: torch.fx.GraphModule, *, freezing: bool, quant_lift_up: Any) -> None:
@@ -56,6 +58,7 @@ class ExportedExecutable(ImageExecutable):
         self._products = sum(_PRODUCT.search(name) is not None for name in operators)
         self._found = Verdict("simulated" if self._quantized else "float", "f32", ())
         # set while it compiles, not handed to torch.compile: what captures the graph asks for freezing too
+        self.warnings = _overflow_warnings(module) if self._quantized else ()
         self._settings: dict[str, Any] = {
             "freezing": freezing,
             "compile_threads": 1,  # a pool of compilers would outlive the call, and disturb what is timed next
@@ -158,6 +161,32 @@ def _input_shape(module: torch.fx.GraphModule) -> list[int | None]:
     """Of the images that an exported graph was written for, None where it leaves a size open."""
     images = next(node for node in module.graph.nodes if node.op == "placeholder")
     return [size if isinstance(size, int) else None for size in images.meta["val"].shape]
+
+
+def _overflow_warnings(module: torch.fx.GraphModule) -> tuple[str, ...]:
+    """What to say of the integer weights of a quantized program."""
+    if not overflowing(saturates):
+        return ()
+    quantizers = [node for node in module.graph.nodes if "quantize_per_tensor" in str(node.target)]
+    top = max((end for node in quantizers if isinstance(end := node.args[4], int)), default=255)
+    weights = {name: value for name, value in module.state_dict().items() if value.dtype is torch.int8}
+    names = [name for name, value in weights.items() if value.dim() > 1 and not tensors_fit([value.numpy()], top)]
+    return (may_be_wrong(names),) if names else ()
+
+
+def saturates() -> bool:
+    """Whether the sums of oneDNN's int8 kernels in PyTorch overflow on this machine: seen, not looked up."""
+    size, onednn = 64, torch.ops.onednn
+    images = torch.full((1, size, 4, 4), 255, dtype=torch.uint8)
+    weight, unit = torch.full((16, size, 1, 1), 127, dtype=torch.int8), torch.ones(16)
+    window = ([1, 1], [0, 0], [1, 1], 1)  # stride, padding, dilation, groups
+    try:
+        packed = onednn.qconv_prepack(weight, unit, 1.0, 0, *window, list(images.shape))
+        weights = (packed, unit, torch.zeros(16, dtype=torch.int32), None)
+        sums = onednn.qconv2d_pointwise(images, 1.0, 0, *weights, *window, 1.0, 0, torch.float32, "none", [], "")
+    except (RuntimeError, AttributeError):  # a build without these kernels: inductor computes with floats there
+        return False
+    return bool((sums != size * 255 * 127).any())
 
 
 def import_x86_quantizer() -> Any:

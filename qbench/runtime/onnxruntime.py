@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +20,7 @@ from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_parts, why_not
 from qbench.runtime.onnx.kernels import Verdict, graph_kernels, is_quantized, read_graph, verdict
 from qbench.runtime.onnx.parts import EXTRA
+from qbench.runtime.pairs import may_be_wrong, overflowing, tensors_fit
 from qbench.runtime.threads import at_most, check_max_threads
 
 _ERRORS_ONLY = 3
@@ -35,6 +35,7 @@ class OnnxRuntimeExecutable(ImageExecutable):
         kind: integer only if every convolution and matrix product of the optimized graph is an integer operator.
         precision: Of those operators: "int8", "f32" or both.
         fallbacks: Those of a quantized network that are not, each "node (operator)".
+        warnings: What a reader of the results should know.
         constants: What the session reads in memory that is not its own, and must outlive it.
     """
 
@@ -42,6 +43,7 @@ class OnnxRuntimeExecutable(ImageExecutable):
         images = session.get_inputs()[0]
         super().__init__("onnxruntime", [size if isinstance(size, int) else None for size in images.shape])
         self.constants: list[Any] = []
+        self.warnings: tuple[str, ...] = ()
         self.session = session
         self.kind, self.precision, self.fallbacks = found.kind, found.precision, found.fallbacks
         self._input = images.name
@@ -120,8 +122,11 @@ class OnnxRuntime:
         runtime = import_extra("onnxruntime", EXTRA)
         import_extra("onnx", EXTRA)
         try:
-            quantized = is_quantized(read_graph(path))
-            return _open(str(path), self._settings(runtime, threads), quantized=quantized)
+            graph = read_graph(path)
+            quantized = is_quantized(graph)
+            made = _open(str(path), self._settings(runtime, threads), quantized=quantized)
+            made.warnings = _overflow_warnings(graph) if quantized else ()
+            return made
         except Exception as error:  # protobuf and ONNX Runtime each raise classes of their own, without a common base
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArtifactError(f"{path.name}: ONNX Runtime cannot load it: {first}") from error
@@ -145,7 +150,7 @@ class OnnxRuntime:
             "session.qdqisint8allowed": str(int(self.signedness == "s8s8")),  # else it makes uint8 of some int8
             "session.disable_double_qdq_remover": "1",  # it replaces two grids in a row by one that rounds otherwise
             # for uint8 alone: ONNX Runtime has no kernel for int8 by the uint8 it makes of weights
-            "session.x64quantprecision": str(int(self.signedness == "u8s8" and saturates())),
+            "session.x64quantprecision": str(int(self.signedness == "u8s8" and overflowing(saturates))),
         }
 
 
@@ -173,12 +178,21 @@ def _open(model: bytes | str, settings: Any, *, quantized: bool, without: Sequen
     return OnnxRuntimeExecutable(session, found)
 
 
-@cache
-def saturates() -> bool:
-    """Whether products of uint8 and int8 overflow on this machine: seen, not looked up.
+def _overflow_warnings(graph: Any) -> tuple[str, ...]:
+    """What to say of the integer weights of a graph that is not ours, and runs with the engine's own settings."""
+    if not overflowing(saturates):
+        return ()
+    onnx = import_extra("onnx", EXTRA)
+    int8 = [one for one in graph.graph.initializer if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1]
+    inside = [one for one in int8 if one.data_location != onnx.TensorProto.EXTERNAL]
+    names = [one.name for one in inside if not tensors_fit([onnx.numpy_helper.to_array(one)])]
+    return (may_be_wrong(names),) if names else ()
 
-    x86 processors without VNNI add two products in 16 bits, which 255 * 127 twice does not fit. ONNX Runtime then has
-    slower kernels that do not overflow.
+
+def saturates() -> bool:
+    """Whether ONNX Runtime's sums of products of uint8 and int8 overflow on this machine: seen, not looked up.
+
+    It has slower kernels that do not, which our graphs ask for there.
     """
     onnx, runtime = import_extra("onnx", EXTRA), import_extra("onnxruntime", EXTRA)
     size, helper, types = 64, onnx.helper, onnx.TensorProto

@@ -19,6 +19,7 @@ from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_parts, why_not
 from qbench.runtime.onnx.kernels import Kernel, verdict
+from qbench.runtime.pairs import as_floats, may_be_wrong, overflowing, tensors_fit
 from qbench.runtime.threads import at_most, check_max_threads
 
 EXTRA = "openvino"
@@ -36,9 +37,13 @@ class OpenVinoExecutable(ImageExecutable):
         kind: integer only if every convolution and matrix product runs as an 8-bit kernel.
         precision: What those kernels multiply: "int8", "f32", "bf16" or several.
         fallbacks: Those of a quantized network that multiply floats, each "layers (kernel)".
+        warnings: What a reader of the results should know.
     """
 
-    def __init__(self, core: Any, model: Any, settings: dict[str, Any], *, quantized: bool) -> None:
+    def __init__(
+        self, core: Any, model: Any, settings: dict[str, Any], *, quantized: bool, warnings: Sequence[str] = ()
+    ) -> None:
+        self.warnings = tuple(warnings)
         self._core, self._model, self._settings, self._quantized = core, model, settings, quantized
         self._shape: tuple[int, ...] | None = None
         self._request: Any = None
@@ -73,11 +78,14 @@ class OpenVinoRuntime:
             has it, which is another network than the one that was measured.
         pin_threads: Tie each thread to a core.
         max_threads: Most threads to use of those a run has; None: all of them.
+        exact: Where the processor adds pairs of 8-bit products in 16 bits (:mod:`qbench.runtime.pairs`), compute layers
+            whose pairs could overflow with floats. False leaves them to kernels whose sums may be wrong.
     """
 
     precision: str = "f32"
     pin_threads: bool = True
     max_threads: int | None = None
+    exact: bool = True
     name: ClassVar[str] = "openvino"
 
     def __post_init__(self) -> None:
@@ -88,7 +96,7 @@ class OpenVinoRuntime:
     @property
     def options(self) -> OnnxOptions:
         """How programs are written: uint8, because int8 activations with a zero point run as floats."""
-        return OnnxOptions("qdq", "u8s8", engine="openvino")
+        return OnnxOptions("qdq", "u8s8", None, "openvino", overflowing(saturates), self.exact)
 
     def supports(self, program: Program) -> str | None:
         return missing_extra(("onnx", "openvino"), EXTRA) or why_not(program)
@@ -115,8 +123,11 @@ class OpenVinoRuntime:
             ValueError: The program has no ONNX form, see ``supports``.
         """
         core = import_extra("openvino", EXTRA).Core()
-        model = _read(core, to_parts(program, replace(self.options, batch=1)).pieces())  # what is compiled first
-        return OpenVinoExecutable(core, model, self._settings(threads), quantized=bool(program.edges))
+        parts = to_parts(program, replace(self.options, batch=1))  # what is compiled first
+        model, warn = _read(core, parts.pieces()), as_floats if self.exact else may_be_wrong
+        warnings = [warn(parts.overflowing)] if parts.overflowing else []
+        quantized = bool(program.edges)
+        return OpenVinoExecutable(core, model, self._settings(threads), quantized=quantized, warnings=warnings)
 
     def _load_foreign(self, path: Path, threads: int) -> OpenVinoExecutable:
         core = import_extra("openvino", EXTRA).Core()
@@ -125,7 +136,9 @@ class OpenVinoRuntime:
         try:
             model = core.read_model(str(path))
             quantized = any(op.get_type_name() in _QUANTIZED for op in model.get_ordered_ops())
-            return OpenVinoExecutable(core, model, self._settings(threads), quantized=quantized)
+            warnings = _overflow_warnings(model) if quantized else []
+            settings = self._settings(threads)
+            return OpenVinoExecutable(core, model, settings, quantized=quantized, warnings=warnings)
         except RuntimeError as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise ArtifactError(f"{path.name}: OpenVINO cannot load it: {lines[-1].strip()}") from error
@@ -138,6 +151,43 @@ class OpenVinoRuntime:
             "INFERENCE_PRECISION_HINT": self.precision,
             "ENABLE_CPU_PINNING": self.pin_threads,
         }
+
+
+def _overflow_warnings(model: Any) -> list[str]:
+    """What to say of the integer weights of a model that is not ours."""
+    if not overflowing(saturates):
+        return []
+    constants = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
+    int8 = [op for op in constants if op.get_element_type().get_type_name() == "i8" and len(op.get_output_shape(0)) > 1]
+    names = [op.get_friendly_name() for op in int8 if not tensors_fit([op.data])]
+    return [may_be_wrong(names)] if names else []
+
+
+def saturates() -> bool:
+    """Whether OpenVINO's sums of products of uint8 and int8 overflow on this machine: seen, not looked up."""
+    onnx = import_extra("onnx", EXTRA)
+    size, helper, types = 64, onnx.helper, onnx.TensorProto
+    constants = {
+        "one": np.array(1.0, np.float32),
+        "zero": np.array(0, np.uint8),
+        "codes": np.full((16, size, 1, 1), 127, np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["images", "one", "zero"], ["x"]),
+        helper.make_node("DequantizeLinear", ["x", "one", "zero"], ["real"]),
+        helper.make_node("DequantizeLinear", ["codes", "one"], ["weight"]),
+        helper.make_node("Conv", ["real", "weight"], ["sums"]),
+    ]
+    ends = (("images", [1, size, 4, 4]), ("sums", [1, 16, 4, 4]))
+    given, made = ([helper.make_tensor_value_info(name, types.FLOAT, shape)] for name, shape in ends)
+    stored = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "saturation", given, made, stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    core = import_extra("openvino", EXTRA).Core()
+    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(model.SerializeToString(), b""), "CPU", settings)
+    (sums,) = compiled(np.full((1, size, 4, 4), 255, np.float32)).values()
+    return bool(np.abs(sums - size * 255 * 127).max() > 1)
 
 
 def _read(core: Any, pieces: Sequence[bytes | memoryview]) -> Any:

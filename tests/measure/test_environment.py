@@ -7,22 +7,12 @@ import pytest
 
 import qbench
 from qbench.measure import environment as module
-from qbench.measure.environment import ISA_FLAGS, VOLATILE, environment, parse_cpuinfo
+from qbench.measure.environment import VOLATILE, environment
 
 KEYS = {
     "python", "torch", "torchvision", "numpy", "qbench", "platform", "cpu_model", "cpu_flags", "physical_cores",
     "logical_cores", "usable_cores", "memory_bytes", "cpu_governor", "clock_mhz", "git_sha", "git_dirty",
 }  # fmt: skip
-
-CPUINFO = """\
-processor\t: 0
-model name\t: Example CPU @ 2.00GHz
-flags\t\t: fpu avx2 avx512f avx512_vnni amx_int8
-
-processor\t: 1
-model name\t: Another CPU
-flags\t\t: fpu
-"""
 
 
 def test_environment_says_what_it_promises_and_no_more() -> None:
@@ -51,20 +41,8 @@ def test_environment_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == 0
 
 
-def test_cpuinfo_is_read_from_the_first_processor() -> None:
-    model, flags = parse_cpuinfo(CPUINFO)
-    assert model == "Example CPU @ 2.00GHz"
-    assert [flag for flag in ISA_FLAGS if flag in flags] == ["avx2", "avx512f", "avx512_vnni", "amx_int8"]
-
-
-def test_cpuinfo_of_arm_names_no_model() -> None:
-    assert parse_cpuinfo("processor: 0\nFeatures: fp asimd\n") == (None, frozenset({"fp", "asimd"}))
-
-
-def test_a_processor_unknown_to_the_kernel_is_asked_of_py_cpuinfo(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "none")
+def test_a_processor_unknown_to_the_kernel_is_asked_of_py_cpuinfo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "processor", lambda: (None, frozenset()))
     monkeypatch.setattr("cpuinfo.get_cpu_info", lambda: {"brand_raw": "Chip", "flags": ["avx2", "sse"]})
     found = environment()
     assert (found["cpu_model"], found["cpu_flags"]) == ("Chip", ["avx2"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,30 +59,30 @@ class _Wide(nn.Module):
         return out
 
 
-def _pooled(pool: Callable[[Tensor], Tensor]) -> Callable[[], Program]:
+def _pooled(pool: Callable[[Tensor], Tensor]) -> Callable[..., Program]:
     """No ReLU, so that padding with zeros is not padding with the lowest code."""
-    return lambda: quantized(Network(lambda n, x: n.narrow(n.flat(n.pool(pool(n.first(x)))))))
+    return partial(quantized, Network(lambda n, x: n.narrow(n.flat(n.pool(pool(n.first(x)))))))
 
 
-def _with_another_grid() -> Program:
+def _with_another_grid(**parameters: object) -> Program:
     """A value that would keep the grid of what it reads, on one of its own."""
-    program = body("max pool")
+    program = body("max pool", **parameters)
     first, pool, *rest = program.nodes
     nodes = (first, Node("same", "identity", ("first",)), replace(pool, inputs=("same",)), *rest)
     return replace(program, nodes=nodes, edges={**program.edges, "same": EdgeSpec(8, 0, 255, 0.02, 100)})
 
 
-def _sparse() -> Program:
-    program = body("relu")
+def _sparse(**parameters: object) -> Program:
+    program = body("relu", **parameters)
     weight = program.tensors["first.weight"]
     assert isinstance(weight, Affine)
     mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.5
-    kept = Affine(weight.codes[mask], weight.scale[0], weight.zero_point[0], 8, -127, 127)
+    kept = Affine(weight.codes[mask], weight.scale[0], weight.zero_point[0], weight.bits, weight.qmin, weight.qmax)
     return program.with_tensors({"first.weight": Sparse(mask, kept)})
 
 
-UNUSUAL: dict[str, Callable[[], Program]] = {
-    "groups, dilation, strides": lambda: quantized(_Wide()),
+UNUSUAL: dict[str, Callable[..., Program]] = {
+    "groups, dilation, strides": lambda **parameters: quantized(_Wide(), **parameters),
     "padding counts": _pooled(lambda x: nn.functional.avg_pool2d(x, 3, 2, 1)),
     "even windows": _pooled(lambda x: nn.functional.adaptive_avg_pool2d(x, (4, 2))),
     "average of a part at the end": _pooled(lambda x: nn.functional.avg_pool2d(x, 3, 2, ceil_mode=True)),

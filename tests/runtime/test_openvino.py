@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import openvino
@@ -16,6 +17,7 @@ from torch import nn
 
 from qbench.artifact import save
 from qbench.errors import ArtifactError, ConfigError, RuntimeUnavailable
+from qbench.machine import sums_in_32_bits
 from qbench.methods.base import Context
 from qbench.methods.integer import Integer
 from qbench.methods.linear import Linear
@@ -26,14 +28,15 @@ from qbench.program.trace import trace
 from qbench.record import load_records
 from qbench.runtime import load_runtime
 from qbench.runtime.onnx import OnnxOptions, save_onnx, to_onnx
-from qbench.runtime.openvino import OpenVinoExecutable, OpenVinoRuntime
+from qbench.runtime.openvino import OpenVinoExecutable, OpenVinoRuntime, saturates
+from qbench.runtime.pairs import overflowing
 
+from . import deployed
 from .deployed import (
     NETWORKS,
     UNUSUAL,
     agreement_percent,
     baseline,
-    body,
     compressed,
     float_twin,
     largest_step,
@@ -41,6 +44,9 @@ from .deployed import (
     reference,
 )
 
+# Where sums of 8 by 8 bits overflow, layers of 8 bits are computed with floats (test_pairs.py); 7 bits never are.
+BITS = 7 if overflowing(saturates) else 8
+body = partial(deployed.body, weight_bits=BITS)
 TARGET = "qbench.runtime.openvino.OpenVinoRuntime"
 
 
@@ -64,7 +70,7 @@ def test_small_networks_compute_what_the_reference_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_unusual_settings_compute_what_the_reference_does(name: str) -> None:
-    program = UNUSUAL[name]()
+    program = UNUSUAL[name](weight_bits=BITS)
     x = 2 * images(16, *SHAPE, seed=5)
     executable = OpenVinoRuntime().prepare(program)
     expected = reference(program, x)
@@ -82,7 +88,9 @@ def test_float_graphs_compute_what_pytorch_does(name: str) -> None:
         torch.testing.assert_close(executable(x), materialize(program)(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("network, method", [(name, Integer()) for name in NETWORKS] + [("mobilenet_v2", PTQ())])
+@pytest.mark.parametrize(
+    "network, method", [(name, Integer(BITS)) for name in NETWORKS] + [("mobilenet_v2", PTQ(BITS))]
+)
 def test_networks_run_on_integers_and_agree(network: str, method: Integer | PTQ) -> None:
     program = compressed(network, method)
     executable = OpenVinoRuntime().prepare(program)
@@ -91,11 +99,16 @@ def test_networks_run_on_integers_and_agree(network: str, method: Integer | PTQ)
     assert (executable.kind, executable.fallbacks) == ("integer", ())
     found = kernels(executable)
     assert len(found) == len(program.layers()) and all(one.lower().endswith(("_i8", "_u8")) for one in found)
-    assert agreement_percent(logits, reference(program, x)) >= 99.0
+    # of random networks many images have two classes that are nearly alike: a code more or less decides between those
+    expected = reference(program, x)
+    first, second = expected.topk(2, dim=1).values.unbind(1)
+    decided = first - second > 0.02 * expected.std()
+    assert decided.float().mean() > 0.8 and agreement_percent(logits[decided], expected[decided]) >= 99.0
+    assert float((logits - expected).abs().mean()) <= 0.02 * float(expected.std())
 
 
 def test_every_layer_is_within_one_code_on_equal_inputs() -> None:
-    program = compressed("mobilenet_v2", Integer())
+    program = compressed("mobilenet_v2", Integer(BITS))
     x = images(8, *program.input_shape, seed=6)
     for layer in layers_on_grids(program)[::9]:
         assert largest_step(program, layer, OpenVinoRuntime().prepare, x) <= 1.001, layer.name
@@ -116,7 +129,7 @@ def test_fewer_bits_and_wider_grids_are_clipped() -> None:
 
 
 def test_one_float_layer_is_not_called_integer() -> None:
-    program = Linear(act_bits=8, overrides={"second": 0}).compress(
+    program = Linear(BITS, act_bits=8, overrides={"second": 0}).compress(
         trace(Network(BODIES["batch norm"]).eval(), SHAPE), Context(calibration=[images(8, *SHAPE)])
     )
     executable = OpenVinoRuntime().prepare(program)
@@ -134,8 +147,8 @@ def linear_layers(*sizes: int, kept_float: str | None = None) -> Program:
         baseline = trace(nn.Sequential(*layers[:-1]).eval(), (1, 4, 4))
     context = Context(calibration=[images(16, 1, 4, 4)])
     if kept_float is None:
-        return Integer().compress(baseline, context)
-    return Linear(act_bits=8, overrides={kept_float: 0}).compress(baseline, context)
+        return Integer(BITS).compress(baseline, context)
+    return Linear(BITS, act_bits=8, overrides={kept_float: 0}).compress(baseline, context)
 
 
 def test_linear_layers_fused_into_one_node_are_told_apart_by_their_weights() -> None:
@@ -158,11 +171,13 @@ def test_linear_layers_fused_into_one_node_are_told_apart_by_their_weights() -> 
 
 
 def test_int8_with_a_zero_point_is_seen_to_fall_back_to_floats(tmp_path: Path) -> None:
-    """The reason for uint8. The field runtimePrecision of such a convolution says i8 all the same."""
+    """The reason for uint8, on processors with VNNI. The field runtimePrecision of such a convolution says i8."""
     save_onnx(body("relu"), tmp_path / "signed.onnx", OnnxOptions(signedness="s8s8", engine="openvino"))
     executable = OpenVinoRuntime().load(tmp_path / "signed.onnx", threads=1)
-    assert executable.kind == "simulated" and "first" in executable.fallbacks[0]
-    assert any(one.endswith("_f32") for one in kernels(executable))
+    floats = [one for one in kernels(executable) if one.endswith("_f32")]
+    assert (executable.kind, len(executable.fallbacks)) == ("simulated" if floats else "integer", len(floats))
+    assert bool(floats) or not sums_in_32_bits()
+    assert all("first" in name for name in executable.fallbacks[:1])
 
 
 def test_every_batch_size_has_its_own_shapes() -> None:
@@ -240,7 +255,7 @@ def test_a_missing_library_is_named_with_its_extra(
 
 
 def test_a_run_records_the_integers(bench: Bench) -> None:
-    done = bench("run", *QUICK, "method=integer", "runtime=openvino")
+    done = bench("run", *QUICK, "method=integer", f"bits={BITS}", "runtime=openvino")
     assert done.code == 0, done.err
     (record,), _ = load_records(bench.outputs / "records")
     assert (record.status, record.runtime, record.latency_kind) == ("ok", "openvino", "integer")

@@ -22,10 +22,11 @@ def write_layer(values: Values, node: Node) -> None:
     | codes | no, linear | the same without a quantizer behind it: the sums times their unit |
     | codes | no, convolution | for ONNX Runtime ConvInteger, a scale and a bias, because it fuses no other form of it |
     | floats | either | a float operator with decoded weights |
+    | codes whose pairs of products could leave 16 bits, where the engine adds those | either | the same |
     """
-    found = layer_codes(values.program, node, values.grids.get(node.inputs[0]))
+    found = _integers(values, node)
     landing = values.landing(node)
-    if found is None or (node.op == "linear" and len(values.shapes[node.inputs[0]]) != 1):
+    if found is None:
         values.finish(node, _float_layer(values, node))
     elif values.options.for_openvino:
         values.finish(node, _between_quantizers(values, node, found))
@@ -37,6 +38,21 @@ def write_layer(values: Values, node: Node) -> None:
         values.land(landing, _operator(values, node, found, landing))
     else:
         values.finish(node, _operator(values, node, found, None))
+
+
+def _integers(values: Values, node: Node) -> LayerCodes | None:
+    """The layer in integers, if that is how it is to be computed."""
+    source = node.inputs[0]
+    grid = values.grids.get(source)
+    found = layer_codes(values.program, node, grid)
+    if found is None or grid is None or (node.op == "linear" and len(values.shapes[source]) != 1):
+        return None
+    # engines add 128 to int8, and multiply uint8 either way
+    if values.options.int16_pairs and not found.fits_int16_pairs(grid.top - grid.bottom):
+        values.overflowing.append(node.name)
+        if values.options.exact:
+            return None
+    return found
 
 
 def _attributes(node: Node) -> dict[str, Any]:
@@ -115,8 +131,9 @@ def _sums(values: Values, node: Node, found: LayerCodes) -> str:
     grid = values.grids[source]
     x, zero_point = values.codes(source), graph.scalar(grid.zero_point, grid.dtype)
     sums = []
-    for part in found.parts():
-        zero = graph.scalar(0, np.int8)
+    for number, part in enumerate(found.parts()):
+        # one for each operator: ONNX Runtime makes uint8 of both where int8 would overflow, and not of the same twice
+        zero = graph.constant(f"{node.name}.weight.zero_point.{number}", np.array(0, np.int8))
         if node.op == "linear":
             weight = graph.constant(f"{node.name}.weight", part.T)
             sums.append(graph.node("MatMulInteger", (x, weight, zero_point, zero), node.name))

@@ -22,6 +22,8 @@ class OnnxOptions:
         batch: Images per call; None leaves it to the caller.
         engine: Whose fusions the graph is written for. They differ where a value has no grid of its own, see
             ``docs/runtimes.md``.
+        int16_pairs: Whether the engine adds the products of two neighbours in 16 bits, see :mod:`qbench.runtime.pairs`.
+        exact: Whether layers whose pairs could overflow there are written with decoded weights.
 
     Raises:
         ValueError: An unknown value, or a form that the engine does not read.
@@ -31,6 +33,8 @@ class OnnxOptions:
     signedness: str = "u8s8"
     batch: int | None = None
     engine: str = "onnxruntime"
+    int16_pairs: bool = False
+    exact: bool = True
 
     def __post_init__(self) -> None:
         for name, known in (("form", FORMS), ("signedness", SIGNEDNESS), ("engine", ENGINES)):

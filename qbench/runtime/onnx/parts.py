@@ -30,10 +30,12 @@ class Parts:
     Args:
         model: ``onnx.ModelProto``; of a large constant it has name, type and shape, at its place among the others.
         large: Their values by name, little-endian and in row-major order.
+        overflowing: Layers whose integer sums could overflow on the engine the graph is for.
     """
 
     model: Any
     large: Mapping[str, Array]
+    overflowing: tuple[str, ...] = ()
 
     def whole(self) -> Any:
         """The model with all its constants; fills them in, so that the parts are used up."""

@@ -20,6 +20,7 @@ class Values:
     Attributes:
         grids: The grid of every value that is on one.
         shapes: Of every value, without the batch axis.
+        overflowing: Layers whose integer sums could overflow on the engine, see :class:`~.options.OnnxOptions`.
     """
 
     def __init__(self, program: Program, options: OnnxOptions) -> None:
@@ -28,6 +29,7 @@ class Values:
         self.graph = Graph()
         self.shapes: Mapping[str, Shape] = shapes(program)
         self.grids: dict[str, Stored] = {}
+        self.overflowing: list[str] = []
         self._codes: dict[str, str] = {}
         self._reals: dict[str, str] = {}
         self._quantized(Program.INPUT, "input")

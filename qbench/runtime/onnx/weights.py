@@ -13,6 +13,7 @@ from qbench.errors import MethodError
 from qbench.program.graph import Node, Program
 from qbench.program.integer.layers import unfolded_layer
 from qbench.runtime.onnx.grids import Stored, int8_grid
+from qbench.runtime.pairs import fits_int16_pairs
 
 Array = NDArray[Any]
 
@@ -54,6 +55,15 @@ class LayerCodes:
         zero_points = np.minimum(np.maximum(0, -128 - low), 127 - high)
         shape = [-1] + [1] * (self.weight.ndim - 1)
         return (self.weight + zero_points.reshape(shape)).astype(np.int8), zero_points.astype(np.int8)
+
+    def fits_int16_pairs(self, top: int) -> bool:
+        """Whether the sum of any two products of one output channel stays within 16 bits.
+
+        Args:
+            top: Highest code of the input as uint8.
+        """
+        one = self.one_type()
+        return fits_int16_pairs(one[0] if one is not None else self.per_channel()[0], top)
 
     def parts(self) -> list[Array]:
         """int8 tensors whose sum the weights are: one where they fit, which they do unless zero points differ."""

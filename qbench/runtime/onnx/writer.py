@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ def to_parts(program: Program, options: OnnxOptions | None = None) -> Parts:
     last = program.nodes[-1].name
     ends = {"input": program.input_shape, "logits": found[last]}
     metadata = {"producer": "qbench", "form": chosen.form, "signedness": chosen.signedness, "engine": chosen.engine}
-    return values.graph.model(ends, values.real(last), chosen.batch, metadata)
+    parts = values.graph.model(ends, values.real(last), chosen.batch, metadata)
+    return replace(parts, overflowing=tuple(values.overflowing))
 
 
 def save_onnx(program: Program, path: Path, options: OnnxOptions | None = None) -> None:
