@@ -14,6 +14,8 @@ from torch import Tensor
 from qbench.errors import RuntimeUnavailable
 from qbench.program.graph import Program
 from qbench.runtime.integer import IntegerRuntime
+from qbench.runtime.onnxruntime import saturates
+from qbench.runtime.pairs import overflowing
 from qbench.runtime.torch_runtime import TorchRuntime
 
 WRITER = "qbench.runtime.onnx"
@@ -32,7 +34,10 @@ class OnnxFile:
     def reload(self, program: Program, folder: Path, name: str) -> Callable[[Tensor], Tensor]:
         engine = extra_module("onnxruntime", "onnx", "onnxruntime")
         path = str(folder / f"{name}{self.suffix}")
-        session = engine.InferenceSession(path, providers=["CPUExecutionProvider"])
+        settings = engine.SessionOptions()
+        if overflowing(saturates):  # as docs/runtimes.md tells those to who run the file on such a processor
+            settings.add_session_config_entry("session.x64quantprecision", "1")
+        session = engine.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
 
         def run(images: Tensor) -> Tensor:

@@ -111,21 +111,24 @@ class OnnxRuntime:
         settings = self._settings(runtime, threads)
         values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in parts.large.values()]  # without a copy
         settings.add_external_initializers(list(parts.large), values)
-        for key, value in self._faithful().items():
+        for key, value in _faithful(self.signedness).items():
             settings.add_session_config_entry(key, value)
         made = _open(parts.external(), settings, quantized=bool(program.edges), without=_OWN_QUANTIZERS)
         made.constants = values
         return made
 
     def _load_onnx(self, path: Path, threads: int) -> OnnxRuntimeExecutable:
-        """A file of others, with the defaults of ONNX Runtime but for threads."""
+        """A file of others, with the defaults of ONNX Runtime but for threads; one of ours as :meth:`prepare` does."""
         runtime = import_extra("onnxruntime", EXTRA)
         import_extra("onnx", EXTRA)
         try:
             graph = read_graph(path)
-            quantized = is_quantized(graph)
-            made = _open(str(path), self._settings(runtime, threads), quantized=quantized)
-            made.warnings = _overflow_warnings(graph) if quantized else ()
+            quantized, facts = is_quantized(graph), {one.key: one.value for one in graph.metadata_props}
+            settings, ours = self._settings(runtime, threads), facts.get("producer") == "qbench"
+            for key, value in _faithful(facts["signedness"]).items() if ours else ():
+                settings.add_session_config_entry(key, value)
+            made = _open(str(path), settings, quantized=quantized, without=_OWN_QUANTIZERS if ours else ())
+            made.warnings = _overflow_warnings(graph) if quantized and not ours else ()
             return made
         except Exception as error:  # protobuf and ONNX Runtime each raise classes of their own, without a common base
             first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -144,14 +147,15 @@ class OnnxRuntime:
         settings.add_session_config_entry("session.force_spinning_stop", "1")
         return settings
 
-    def _faithful(self) -> dict[str, str]:
-        """Settings that make ONNX Runtime compute what the graph says."""
-        return {
-            "session.qdqisint8allowed": str(int(self.signedness == "s8s8")),  # else it makes uint8 of some int8
-            "session.disable_double_qdq_remover": "1",  # it replaces two grids in a row by one that rounds otherwise
-            # for uint8 alone: ONNX Runtime has no kernel for int8 by the uint8 it makes of weights
-            "session.x64quantprecision": str(int(self.signedness == "u8s8" and overflowing(saturates))),
-        }
+
+def _faithful(signedness: str) -> dict[str, str]:
+    """Settings that make ONNX Runtime compute what a graph of ours says."""
+    return {
+        "session.qdqisint8allowed": str(int(signedness == "s8s8")),  # else it makes uint8 of some int8
+        "session.disable_double_qdq_remover": "1",  # it replaces two grids in a row by one that rounds otherwise
+        # for uint8 alone: ONNX Runtime has no kernel for int8 by the uint8 it makes of weights
+        "session.x64quantprecision": str(int(signedness == "u8s8" and overflowing(saturates))),
+    }
 
 
 def _open(model: bytes | str, settings: Any, *, quantized: bool, without: Sequence[str] = ()) -> OnnxRuntimeExecutable:

@@ -22,7 +22,8 @@ from qbench.record import load_records
 from qbench.runtime import load_runtime
 from qbench.runtime.onnx import OnnxOptions, save_onnx
 from qbench.runtime.onnx.kernels import graph_kernels, is_quantized
-from qbench.runtime.onnxruntime import OnnxRuntime
+from qbench.runtime.onnxruntime import OnnxRuntime, saturates
+from qbench.runtime.pairs import overflowing
 
 from .deployed import baseline, body, float_twin
 
@@ -51,7 +52,7 @@ def test_foreign_files_are_judged_by_their_graph(tmp_path: Path) -> None:
 
 
 def test_a_written_file_runs_where_only_onnxruntime_is(tmp_path: Path) -> None:
-    """In a process that cannot import torch, onnx or qbench."""
+    """In a process that cannot import torch, onnx or qbench, with the setting that docs/runtimes.md tells to make."""
     program = body("shortcut")
     save_onnx(program, tmp_path / "model.onnx")
     x = images(4, *SHAPE)
@@ -60,10 +61,13 @@ def test_a_written_file_runs_where_only_onnxruntime_is(tmp_path: Path) -> None:
         "import sys\n"
         "for name in ('torch', 'onnx', 'qbench'): sys.modules[name] = None\n"
         "import numpy, onnxruntime\n"
-        "session = onnxruntime.InferenceSession('model.onnx', providers=['CPUExecutionProvider'])\n"
+        "settings = onnxruntime.SessionOptions()\n"
+        "settings.add_session_config_entry('session.x64quantprecision', sys.argv[1])\n"
+        "session = onnxruntime.InferenceSession('model.onnx', settings, providers=['CPUExecutionProvider'])\n"
         "numpy.save('logits.npy', session.run(['logits'], {'input': numpy.load('images.npy')})[0])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, str(int(overflowing(saturates)))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     logits = torch.from_numpy(np.load(tmp_path / "logits.npy"))
     assert torch.equal(logits, OnnxRuntime().prepare(program)(x))
