@@ -47,7 +47,7 @@ class _Asked:
 
 
 def study(words: Sequence[str]) -> int:
-    """``qbench study [NAME [KEY=VALUE | ROW:KEY=VALUE ...]] [--config-dir DIR]``; without a name the studies there are.
+    """``qbench study [NAME [KEY=VALUE | ROW:KEY=VALUE ...]] [--rows NAMES] [--config-dir DIR]``; without NAME, a list.
 
     Returns:
         The exit code of the sweep; 1 if a worked example came out differently.
@@ -57,16 +57,21 @@ def study(words: Sequence[str]) -> int:
         NoRoomError: Records or tables cannot be written; what is finished is kept.
     """
     folder, rest = take_option("--config-dir", words, "a folder")
+    wanted, rest = take_option("--rows", rest, "a list of rows")
     config_dir = None if folder is None else Path(folder)
     if config_dir is not None and not config_dir.is_dir():
         raise ConfigError(f"--config-dir {config_dir}: no such folder.")
     if flags := [word for word in rest if word.startswith("-")]:
-        raise ConfigError(f"unknown flag {flags[0]!r}; the flag of study is --config-dir DIR, keys are KEY=VALUE.")
+        raise ConfigError(
+            f"unknown flag {flags[0]!r}; flags of study are --rows NAMES and --config-dir DIR, keys are KEY=VALUE."
+        )
     if not rest:
         _list(config_dir)
         return 0
     name, *given = rest
     form = load_study(name, config_dir)
+    if wanted is not None:
+        form = form.only(wanted.split(","))
     about_the_sweep, about_cells = split(given)
     sweeps = sweeps_of(form, about_cells)
     if is_tiny(given):
@@ -78,7 +83,8 @@ def study(words: Sequence[str]) -> int:
     config = next(cell.config for cell in every if cell.config is not None)
     examples = () if config.dry else _worked(form)
     asked = _Asked(form, cells, examples, config.output_dir)
-    command = Command(tuple(given), folder, True, settings.overrides, (GROUP, name))
+    verb = (GROUP, name) if wanted is None else (GROUP, name, "--rows", wanted)
+    command = Command(tuple(given), folder, True, settings.overrides, verb)
     code = run_cells(every, command, settings, partial(_show, asked))
     return code or int(not all(one.agrees for one in examples))
 

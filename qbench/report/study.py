@@ -18,9 +18,10 @@ several names the first that the row has), and, where it needs them: ``less_than
 
 from __future__ import annotations
 
+import fnmatch
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qbench.errors import ConfigError
@@ -60,6 +61,11 @@ class StudyTable:
     columns: tuple[Column, ...]
     source: Mapping[str, tuple[Any, ...]]
 
+    def only(self, names: Collection[str]) -> StudyTable:
+        """The table with what the source says of the rows of these names alone."""
+        said = {row: values for row, values in self.source.items() if row in names}
+        return replace(self, source=said)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -69,6 +75,11 @@ class Part:
     tables: tuple[StudyTable, ...]
     overrides: Words = ()
     tiny: Words = ()
+
+    def only(self, names: Collection[str]) -> Part:
+        """The part with the rows of these names alone."""
+        rows = tuple(row for row in self.rows if row.name in names)
+        return replace(self, rows=rows, tables=tuple(table.only(names) for table in self.tables))
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,25 @@ class Study:
     @property
     def rows(self) -> tuple[Row, ...]:
         return tuple(row for part in self.parts for row in part.rows)
+
+    def only(self, patterns: Sequence[str]) -> Study:
+        """The study of some rows alone, in its own order.
+
+        Args:
+            patterns: Names of rows; ``*`` and ``?`` stand for any text and any character.
+
+        Raises:
+            ConfigError: A pattern is the name of no row.
+        """
+        names = [row.name for row in self.rows]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                raise ConfigError(f"--rows {pattern}: study {self.name} has no such row. Rows: {', '.join(names)}.")
+        wanted = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+        parts = (part.only(wanted) for part in self.parts)
+        left = f"Only some rows were asked for (--rows {','.join(patterns)}), {len(wanted)} of {len(names)}."
+        notes = self.notes if len(wanted) == len(names) else (left, *self.notes)
+        return replace(self, parts=tuple(part for part in parts if part.rows), notes=notes)
 
     def sweeps(
         self, given: Sequence[str] = (), of_rows: Mapping[str, Sequence[str]] | None = None, *, tiny: bool = False

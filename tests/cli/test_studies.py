@@ -65,6 +65,19 @@ def figures(bench: Bench, name: str = "pair") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_some_rows_alone(own: Bench) -> None:
+    content: dict[str, Any] = yaml.safe_load(yaml.safe_dump(PAIR))
+    rows = content["parts"][0]["rows"]
+    rows += [{**rows[0], "name": name, "overrides": f"bits={bits}"} for name, bits in (("three", 3), ("eight", 8))]
+    content["parts"][0]["tables"][0]["source"]["eight"] = [99.9, None, None]
+    write(own, content)
+    done = own(*pair(own, "--rows", "f*,three"))
+    assert done.code == 0, done.err
+    assert "4 cells: 4 distinct runs" in done.out
+    assert "note: Only some rows were asked for (--rows f*,three), 2 of 3." in done.out
+    assert {one["row"] for one in figures(own)} == {"four", "three"} and "99.9" not in done.out
+
+
 def test_over_seeds_and_again(own: Bench) -> None:
     done = own(*pair(own, "seed=0,1"))
     assert done.code == 0, done.err
@@ -154,7 +167,9 @@ def test_asked_wrongly(bench: Bench) -> None:
         ("z",): "study z: unknown study. Known: a, b, c, d, e.",
         ("e", "sed=1"): "sed: unknown key. Did you mean seed?",
         ("e", "hybird:seed=1"): "study e has no row 'hybird'. Did you mean hybrid?",
-        ("e", "-m"): "unknown flag '-m'; the flag of study is --config-dir DIR, keys are KEY=VALUE.",
+        ("b", "--rows", "vgg*,small"): "--rows small: study b has no such row. Rows: small_cnn, mobilenet, vgg16.",
+        ("b", "--rows"): "--rows: a list of rows is missing after it.",
+        ("e", "-m"): "unknown flag '-m'; flags of study are --rows NAMES and --config-dir DIR, keys are KEY=VALUE.",
         ("e", "--config-dir", "nowhere"): "--config-dir nowhere: no such folder.",
     }
     for words, message in refused.items():
