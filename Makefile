@@ -33,7 +33,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy results-agreement results-exports
-.PHONY: results-studies docs readme-table clean
+.PHONY: results-studies results-without-vnni docs readme-table clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -53,11 +53,15 @@ ready: $(READY) ## only the virtual environment, with qbench in it
 run: $(READY) ## a first sweep on embedded images; table here, files in outputs/
 	$(BIN)/qbench run $(RUN)
 
+# Files of tests go to one process a core, each of which computes on one thread; TESTERS=0 runs them in one process.
+TESTERS ?= auto
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
+
 test: $(READY) ## the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY) ## every test, minutes
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 faults: $(READY) ## a hundred kills, then every other fault three times over; minutes
 	QBENCH_KILLS=100 $(BIN)/python -m pytest -q tests/faults/test_kills.py
@@ -119,6 +123,12 @@ results-agreement: $(READY) ## the part of results that is in docs/results/agree
 	$(call run_sweeps,agreement,measure.agreement=always)
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/agreement
 
+results-without-vnni: export QBENCH_OUTPUTS = outputs/without_vnni
+results-without-vnni: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
+results-without-vnni: $(READY) ## docs/results/without_vnni, on a processor without VNNI alone (half an hour; no part of results)
+	$(call run_sweeps,without_vnni,measure=none measure.agreement=always)
+	$(BIN)/python -m qbench.report.goals $(RESULTS)/without_vnni
+
 results-exports: $(READY) ## C of what results-agreement has made, compiled and compared; docs/results/exports
 	$(BIN)/python -m qbench.export.survey $(RESULTS)/agreement/records $(RESULTS)/exports
 
@@ -126,6 +136,7 @@ docs: readme-table ## rebuild the methods page from the methods, and the tables 
 	$(BIN)/python -m qbench.methods_page docs/methods.md
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/accuracy
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/agreement
+	$(BIN)/python -m qbench.report.goals $(RESULTS)/without_vnni
 	$(BIN)/python -m qbench.report.choosing docs/choosing.md
 
 readme-table: $(READY) ## only the README's table, from docs/results/records

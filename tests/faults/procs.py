@@ -81,7 +81,7 @@ def start(bench: Bench, words: Sequence[str], *hooks: Hook) -> Running:
     (bench.home / "tmp").mkdir(parents=True, exist_ok=True)
     folders = {"STORE": bench.store, "OUTPUTS": bench.outputs, "DATA": bench.home / "data"}
     environment = {f"QBENCH_{name}": str(folder) for name, folder in folders.items()}
-    environment |= {"TMPDIR": str(bench.home / "tmp"), "NO_COLOR": "1"}
+    environment |= {"TMPDIR": os.environ.get("TMPDIR", str(bench.home / "tmp")), "NO_COLOR": "1"}
     receiver, sender = processes.Pipe(duplex=False)
     process = processes.Process(target=_run, args=(list(words), environment, str(bench.home), sender, hooks))
     process.start()
