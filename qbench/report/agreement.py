@@ -21,16 +21,7 @@ def agreement_cells(record: Record | None, row: Mapping[str, Any]) -> dict[str, 
     """
     if record is None:
         return {"top-1 %": "not run"}
-    cells = {
-        "top-1 %": _number(record.top1_percent, 2),
-        "agreement with integers %": _number(record.agreement_integer_percent, 2),
-        "identical logits %": _number(record.identical_logits_percent, 2),
-        "largest difference": _number(record.largest_logit_difference, 3),
-        "goal %": "",
-        "kernel": record.latency_kind or "",
-        "ran on": _ran_on(record),
-        "file, kB": "" if record.size_bytes is None else f"{record.size_bytes / 1000:,.0f}",
-    }
+    cells = {**_answers(record), "goal %": "", **_what_ran(record)}
     if (goal := row.get("goal")) is not None and record.agreement_integer_percent is not None:
         cells["goal %"] = f"{goal:g}: {'reached' if record.agreement_integer_percent >= goal else 'missed'}"
     for size in BATCH_SIZES:
@@ -38,6 +29,25 @@ def agreement_cells(record: Record | None, row: Mapping[str, Any]) -> dict[str, 
         for field, runtime in BASELINES.items():
             cells[f"× float on {runtime}, batch {size} [95 %]"] = _speed_up(found, field)
     return cells
+
+
+def answer_cells(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:
+    """As :func:`agreement_cells` without goals and times: what a file answers, whose speed is told elsewhere."""
+    return {"top-1 %": "not run"} if record is None else {**_answers(record), **_what_ran(record)}
+
+
+def _answers(record: Record) -> dict[str, str]:
+    return {
+        "top-1 %": _number(record.top1_percent, 2),
+        "agreement with integers %": _number(record.agreement_integer_percent, 2),
+        "identical logits %": _number(record.identical_logits_percent, 2),
+        "largest difference": _number(record.largest_logit_difference, 3),
+    }
+
+
+def _what_ran(record: Record) -> dict[str, str]:
+    size = "" if record.size_bytes is None else f"{record.size_bytes / 1000:,.0f}"
+    return {"kernel": record.latency_kind or "", "ran on": _ran_on(record), "file, kB": size}
 
 
 def _ran_on(record: Record) -> str:

@@ -24,12 +24,13 @@ import yaml
 from qbench.details import Details, find_details
 from qbench.files import write_atomic
 from qbench.record import Record, load_records
-from qbench.report.agreement import agreement_cells
+from qbench.report.agreement import agreement_cells, answer_cells
 from qbench.report.readme import with_region
 from qbench.report.tables import pipe_table
 from qbench.report.versus import versus_cells
 
 NO_DETAILS: Mapping[str, Details] = MappingProxyType({})
+GROUPS = ("method", "runtime", "train")  # of the config; a key of no group is a parameter of the method
 SHORTHANDS = {"bits": "weight_bits", "act_bits": "act_bits", "method": "method", "runtime": "runtime"}
 
 
@@ -99,8 +100,10 @@ def _fits(record: Record, key: str, value: Any) -> bool:
         return True
     if key in SHORTHANDS:
         return bool(getattr(record, SHORTHANDS[key]) == value)
-    found: Any = record.config.get("method", {}).get("params", {})
-    for part in key.removeprefix("method.").split("."):
+    group, _, rest = key.partition(".")
+    found: Any = record.config.get(group if group in GROUPS else "method", {})
+    found = found.get("params", found)
+    for part in (rest if group in GROUPS else key).split("."):
         if not isinstance(found, Mapping) or part not in found:
             return False
         found = found[part]
@@ -156,6 +159,7 @@ COLUMNS: Mapping[str, Callable[[Record | None, Mapping[str, Any]], dict[str, str
     "loss": _loss,
     "sizes": _sizes,
     "agreement": agreement_cells,
+    "answers": answer_cells,
 }
 
 

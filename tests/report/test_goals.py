@@ -106,6 +106,23 @@ def test_parameters_of_steps_are_found_and_of_several_records_the_plainest_is_ta
         goals_table(region("method=ptq"), [*records, record("c", variant="range=mse")])
 
 
+def test_settings_of_the_runtime_and_of_training_are_told_apart() -> None:
+    config = {"method": {"params": {}}, "runtime": {"params": {"exact": False}}, "train": {"epochs": 5}}
+    made = record("a", config=config, **DEPLOYED)
+    plain = {"run": None, "columns": "answers"}
+    asked = "method=integer runtime=auto"
+    for more, found in (
+        ("runtime.exact=false train.epochs=5", True),
+        ("runtime.exact=true", False),
+        ("train.lr=1", False),
+    ):
+        table = goals_table(region(**plain, rows=[{"run": f"{asked} {more}"}]), [made])
+        assert ("not run" not in table) is found
+    shown = goals_table(region(**plain, rows=[{"run": asked}]), [made])
+    assert cells(shown)[1:] == ["92.46", "99.50", "12.35", "0.123", "integer", "openvino", "2,346"]
+    assert "×" not in shown and "goal" not in shown
+
+
 def test_sizes_stand_in_the_order_of_the_steps() -> None:
     table = goals_table(region(columns="sizes"), [record("f", params={"rounding": "adaround"})])
     assert cells(table)[-5:] == ["9,000", "5,000", "3,000", "2,346", "3.8×"]
@@ -148,13 +165,13 @@ def test_rows_of_other_libraries_have_no_agreement_and_simulated_ones_no_ratio()
     assert found[2:] == ["92.46", "", "", "", "", "simulated", "openvino", "2,346", "", "", "", ""]
 
 
-@pytest.mark.parametrize("folder", ["accuracy", "agreement"])
+@pytest.mark.parametrize("folder", ["accuracy", "agreement", "without_vnni"])
 def test_the_committed_tables_are_not_stale(folder: str) -> None:
     """``make docs`` rebuilds them."""
     assert main([str(ROOT / "docs/results" / folder), "--check"]) == 0
 
 
-@pytest.mark.parametrize("folder", ["accuracy", "agreement"])
+@pytest.mark.parametrize("folder", ["accuracy", "agreement", "without_vnni"])
 def test_goals_and_runs_name_the_same_commands(folder: str) -> None:
     """Whoever runs runs.txt gets every row: each goal's method, network and parameters stand in one of its lines."""
     goals = yaml.safe_load((ROOT / "docs/results" / folder / "goals.yaml").read_text())
