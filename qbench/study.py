@@ -65,6 +65,8 @@ def study(words: Sequence[str]) -> int:
         raise ConfigError(
             f"unknown flag {flags[0]!r}; flags of study are --rows NAMES and --config-dir DIR, keys are KEY=VALUE."
         )
+    if not rest and wanted is not None:
+        raise ConfigError(f"--rows {wanted}: of which study? Its name comes first: qbench study NAME --rows {wanted}.")
     if not rest:
         _list(config_dir)
         return 0

@@ -31,7 +31,7 @@ from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, quietly
 from qbench.runtime.inductor import missing_compiler
 from qbench.runtime.onnx.kernels import Kernel, Verdict, verdict
-from qbench.runtime.pairs import may_be_wrong, overflowing, tensors_fit
+from qbench.runtime.pairs import may_be_wrong, overflowing, tensor_fits
 
 EXTRA = "torchao"
 _MOST_SIZES = 8  # batch sizes that torch compiles for one module before it refuses
@@ -170,7 +170,7 @@ def _overflow_warnings(module: torch.fx.GraphModule) -> tuple[str, ...]:
     quantizers = [node for node in module.graph.nodes if "quantize_per_tensor" in str(node.target)]
     top = max((end for node in quantizers if isinstance(end := node.args[4], int)), default=255)
     weights = {name: value for name, value in module.state_dict().items() if value.dtype is torch.int8}
-    names = [name for name, value in weights.items() if value.dim() > 1 and not tensors_fit([value.numpy()], top)]
+    names = [name for name, value in weights.items() if value.dim() > 1 and not tensor_fits(value.numpy(), top)]
     return (may_be_wrong(names),) if names else ()
 
 

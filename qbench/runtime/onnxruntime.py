@@ -20,7 +20,7 @@ from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_parts, why_not
 from qbench.runtime.onnx.kernels import Verdict, graph_kernels, is_quantized, read_graph, verdict
 from qbench.runtime.onnx.parts import EXTRA
-from qbench.runtime.pairs import may_be_wrong, overflowing, tensors_fit
+from qbench.runtime.pairs import may_be_wrong, overflowing, tensor_fits
 from qbench.runtime.threads import at_most, check_max_threads
 
 _ERRORS_ONLY = 3
@@ -189,7 +189,7 @@ def _overflow_warnings(graph: Any) -> tuple[str, ...]:
     onnx = import_extra("onnx", EXTRA)
     int8 = [one for one in graph.graph.initializer if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1]
     inside = [one for one in int8 if one.data_location != onnx.TensorProto.EXTERNAL]
-    names = [one.name for one in inside if not tensors_fit([onnx.numpy_helper.to_array(one)])]
+    names = [one.name for one in inside if not tensor_fits(onnx.numpy_helper.to_array(one))]
     return (may_be_wrong(names),) if names else ()
 
 

@@ -19,7 +19,7 @@ from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_parts, why_not
 from qbench.runtime.onnx.kernels import Kernel, verdict
-from qbench.runtime.pairs import as_floats, may_be_wrong, overflowing, tensors_fit
+from qbench.runtime.pairs import as_floats, may_be_wrong, overflowing, tensor_fits
 from qbench.runtime.threads import at_most, check_max_threads
 
 EXTRA = "openvino"
@@ -159,7 +159,7 @@ def _overflow_warnings(model: Any) -> list[str]:
         return []
     constants = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
     int8 = [op for op in constants if op.get_element_type().get_type_name() == "i8" and len(op.get_output_shape(0)) > 1]
-    names = [op.get_friendly_name() for op in int8 if not tensors_fit([op.data])]
+    names = [op.get_friendly_name() for op in int8 if not tensor_fits(op.data)]
     return [may_be_wrong(names)] if names else []
 
 

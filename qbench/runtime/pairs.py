@@ -40,9 +40,9 @@ def fits_int16_pairs(codes: NDArray[Any], top: int = _UINT8_TOP) -> bool:
     return bool((top * low >= _INT16.min).all() and (top * high <= _INT16.max).all())
 
 
-def tensors_fit(tensors: Sequence[NDArray[Any]], top: int = _UINT8_TOP) -> bool:
-    """As :func:`fits_int16_pairs`, of weights whose output axis is not known: any two of a tensor count."""
-    return all(fits_int16_pairs(codes.reshape(1, -1), top) for codes in tensors)
+def tensor_fits(codes: NDArray[Any], top: int = _UINT8_TOP) -> bool:
+    """As :func:`fits_int16_pairs`, of weights whose output axis is not known: any two of the tensor count."""
+    return fits_int16_pairs(codes.reshape(1, -1), top)
 
 
 def overflowing(probe: Callable[[], bool]) -> bool:

@@ -168,6 +168,7 @@ def test_asked_wrongly(bench: Bench) -> None:
         ("e", "sed=1"): "sed: unknown key. Did you mean seed?",
         ("e", "hybird:seed=1"): "study e has no row 'hybird'. Did you mean hybrid?",
         ("b", "--rows", "vgg*,small"): "--rows small: study b has no such row. Rows: small_cnn, mobilenet, vgg16.",
+        ("--rows", "vgg16"): "--rows vgg16: of which study? Its name comes first: qbench study NAME --rows vgg16.",
         ("b", "--rows"): "--rows: a list of rows is missing after it.",
         ("e", "-m"): "unknown flag '-m'; flags of study are --rows NAMES and --config-dir DIR, keys are KEY=VALUE.",
         ("e", "--config-dir", "nowhere"): "--config-dir nowhere: no such folder.",

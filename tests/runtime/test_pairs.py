@@ -27,7 +27,7 @@ from qbench.runtime import exported, onnxruntime, openvino
 from qbench.runtime.onnx import OnnxOptions, to_onnx
 from qbench.runtime.onnxruntime import OnnxRuntime
 from qbench.runtime.openvino import OpenVinoRuntime
-from qbench.runtime.pairs import as_floats, fits_int16_pairs, may_be_wrong, overflowing, tensors_fit
+from qbench.runtime.pairs import as_floats, fits_int16_pairs, may_be_wrong, overflowing, tensor_fits
 
 from .deployed import body, reference
 
@@ -71,12 +71,12 @@ def test_seven_bits_of_either_fit_and_eight_of_both_do_not() -> None:
     full, narrow = (np.full((4, 8, 3, 3), end, np.int8) for end in (127, 64))
     assert fits_int16_pairs(narrow) and fits_int16_pairs(full, 127) and fits_int16_pairs(np.zeros((0, 3), np.int8))
     assert not fits_int16_pairs(full) and not fits_int16_pairs(-full)
-    assert not tensors_fit([narrow, full]) and tensors_fit([narrow, full], 127)
+    assert not tensor_fits(full) and tensor_fits(narrow) and tensor_fits(full, 127)
 
 
 def test_pairs_of_a_tensor_count_across_channels_where_the_axis_is_not_known() -> None:
     one_each = np.array([[127, 0], [0, 127]], np.int8)
-    assert fits_int16_pairs(one_each) and not tensors_fit([one_each])
+    assert fits_int16_pairs(one_each) and not tensor_fits(one_each)
 
 
 @pytest.mark.parametrize("engine", PROBES)
