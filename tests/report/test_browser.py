@@ -14,6 +14,7 @@ from browsing import PHONE, launched, opened
 from playwright.sync_api import Browser, Page, expect
 from records import DETAILS, OK, many
 
+from qbench.catalog import options
 from qbench.report.page import build_page
 from qbench.report.tables import csv_text
 
@@ -241,6 +242,34 @@ def test_no_width_makes_the_page_scroll_sideways(
         if section == "overview" and width < 1000:
             box = page.locator("#overview-box")
             assert box.evaluate("box => box.scrollWidth > box.clientWidth")  # the table scrolls in its own box
+
+
+def test_many_methods_of_long_names_fit_a_phone_and_are_told_apart(browser: Browser, tmp_path: Path) -> None:
+    names = sorted(options("method"))
+    records = [replace(OK, run_id=f"{place:012x}", method=name) for place, name in enumerate(names)]
+    path = tmp_path / "methods.html"
+    path.write_text(build_page(records, {}, {}), encoding="utf-8")
+    with opened(browser, path.as_uri(), viewport=PHONE) as page:
+        page.locator(ROWS).first.wait_for()
+        widths = page.locator("#overview-box tbody th").evaluate_all(
+            "ths => ths.map(th => [th.scrollWidth, th.clientWidth])"
+        )
+        assert len(widths) == len(names)
+        assert all(needed <= there for needed, there in widths)
+        page.goto(path.as_uri() + "#pareto")
+        chart = page.locator("#pareto-figures svg").first
+        chart.wait_for()
+        inside = chart.bounding_box()
+        assert inside is not None
+        labels = chart.locator(".role-legend-label text").all()
+        assert {label.text_content() for label in labels} == {*names}
+        for label in labels:
+            box = label.bounding_box()
+            assert box is not None and box["x"] + box["width"] <= inside["x"] + inside["width"]
+        marks = chart.locator(".role-legend-symbol path").evaluate_all(
+            "marks => marks.map((mark) => mark.getAttribute('d') + mark.getAttribute('fill'))"
+        )
+        assert len({*marks}) == len(names)
 
 
 def test_everything_is_reached_with_the_keyboard(browser: Browser, pages: dict[int, str]) -> None:

@@ -2,6 +2,7 @@
 
 const themes = data.charts.theme;
 const ONLY_ERRORS = 1; // of what Vega logs
+const LEGEND_KEY_PIXELS = 140;
 const FIXED_WIDTH = ["confusion", "sensitivity"];
 const drawn = new Set(); // what is on the page now, to be drawn again in other colours
 
@@ -17,6 +18,12 @@ function merged(base, changes) {
 }
 
 const chartConfig = (dark) => (dark ? merged(themes.light, themes.dark) : themes.light);
+
+// As many keys side by side as there is room for; a legend that is too wide would be cut off.
+function legendFitting(config, pixels) {
+  const columns = Math.max(1, Math.min(config.legend.columns, Math.floor(pixels / LEGEND_KEY_PIXELS)));
+  return { ...config, legend: { ...config.legend, columns } };
+}
 
 // A figure: caption, chart, buttons that save it, and its data as a table ({columns, rows}) for those who cannot see it.
 function figure({ title, sub, chart, values, name, table, onclick }) {
@@ -44,7 +51,8 @@ async function drawOne(item) {
   const values = typeof item.values.themed === "function" ? { ...item.values, ...item.values.themed(isDark()) } : item.values;
   const spec = filled(data.charts[item.chart], { width: "container", title: null, ...values });
   const options = {
-    actions: false, renderer: "svg", config: chartConfig(isDark()), defaultStyle: false, logLevel: ONLY_ERRORS,
+    actions: false, renderer: "svg", config: legendFitting(chartConfig(isDark()), item.place.clientWidth), defaultStyle: false,
+    logLevel: ONLY_ERRORS,
     tooltip: { theme: isDark() ? "dark" : "light" },
   };
   if (item.view) item.view.finalize();
