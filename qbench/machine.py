@@ -10,6 +10,7 @@ import psutil
 
 _CPUINFO = Path("/proc/cpuinfo")
 _VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def physical_cores() -> int:
@@ -27,6 +28,12 @@ def cpu_model() -> str:
 def sums_in_32_bits() -> bool:
     """Whether the processor says that it sums products of 8 bits in 32: x86 with VNNI or AMX."""
     return bool(processor()[1] & _VNNI)
+
+
+def emulates_bfloat16() -> bool:
+    """Whether the processor has no instruction for products of bfloat16; False where its instructions are unknown."""
+    flags = processor()[1]
+    return bool(flags) and not flags & _BFLOAT16
 
 
 def parse_cpuinfo(text: str) -> tuple[str | None, frozenset[str]]:

@@ -22,7 +22,7 @@ from qbench.config import (
     TrainerConfig,
 )
 from qbench.errors import ConfigError
-from qbench.machine import physical_cores
+from qbench.machine import emulates_bfloat16, physical_cores
 from qbench.plan import AUTO
 from qbench.refusals import SHORTHANDS
 
@@ -94,7 +94,7 @@ def resolve(
         tracker=_choice("tracker", container),
         trainer=TrainerConfig(**{k: v for k, v in container["trainer"].items() if k not in DESCRIPTIVE}),
     )
-    return config, (*notes, *_trainer_notes(config))
+    return config, (*notes, *_trainer_notes(config), *_precision_notes(config))
 
 
 def baseline_method() -> Choice:
@@ -110,6 +110,16 @@ def _trainer_notes(config: RunConfig) -> list[str]:
     return [
         f"trainer.devices={config.trainer.devices} is for the float training; method={config.method.name} fine-tunes "
         "in one process"
+    ]
+
+
+def _precision_notes(config: RunConfig) -> list[str]:
+    """That a processor which has to emulate what was asked for takes far longer than with float32."""
+    if config.train.precision != "bfloat16" or config.device != "cpu" or not emulates_bfloat16():
+        return []
+    return [
+        "train.precision=bfloat16: this processor emulates it, which may take ten times as long as float32; "
+        "train.precision=auto takes it where it is fast"
     ]
 
 

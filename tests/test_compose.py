@@ -84,6 +84,15 @@ def test_a_method_that_trains_says_what_devices_are_for(method: str) -> None:
     assert compose_cells(["method=kmeans", "trainer.devices=2"])[0].notes == ()
 
 
+@pytest.mark.parametrize("emulates", [True, False])
+def test_emulated_bfloat16_is_said_where_it_is_forced(emulates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qbench.resolve.emulates_bfloat16", lambda: emulates)
+    notes = compose_cells(["train.precision=bfloat16"])[0].notes
+    assert [note.partition(":")[0] for note in notes] == ["train.precision=bfloat16"] * emulates
+    for other in (["train.precision=auto"], ["train.precision=bfloat16", "device=cuda"]):
+        assert compose_cells(other)[0].notes == ()
+
+
 def test_variant_names_what_was_changed() -> None:
     config = one("method=linear", "bits=4", "method.range=mse", "method.granularity=per_tensor")
     assert config.method.title == "linear granularity=per_tensor range=mse w4"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qbench import machine
-from qbench.machine import cpu_model, parse_cpuinfo, processor, sums_in_32_bits
+from qbench.machine import cpu_model, emulates_bfloat16, parse_cpuinfo, processor, sums_in_32_bits
 
 CPUINFO = """\
 processor\t: 0
@@ -44,6 +44,16 @@ def test_vnni_is_what_the_processor_says(table: Path, flags: str, has: bool) -> 
     table.write_text(f"model name : Chip\nflags : fpu {flags}\n")
     assert sums_in_32_bits() is has
     assert cpu_model() == "Chip"
+
+
+@pytest.mark.parametrize(
+    ("flags", "emulates"),
+    [("avx2 avx512f", True), ("avx512_bf16", False), ("amx_bf16", False), ("", True)],
+)
+def test_bfloat16_is_emulated_where_the_processor_does_not_name_it(table: Path, flags: str, emulates: bool) -> None:
+    assert not emulates_bfloat16()  # nothing is known
+    table.write_text(f"model name : Chip\nflags : fpu {flags}\n")
+    assert emulates_bfloat16() is emulates
 
 
 def test_without_a_table_nothing_is_promised(table: Path) -> None:
