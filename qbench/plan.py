@@ -36,6 +36,7 @@ ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version dec
 COMPARED = ("agreement", "validation")  # of ``measure``: what to look at beside what is timed
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
 _Fields = TypeVar("_Fields", TrainConfig, AugmentConfig, TrainerConfig)
+METHOD_VERSIONS = {"qbench.methods.qat.QAT": 2}  # of methods that make another artefact of the same parameters by now
 VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "validate": 1, "profile": 2}
 
 
@@ -304,7 +305,7 @@ def _runtime_identity(runtime: Choice) -> dict[str, Any]:
 
 
 def _identity(choice: Choice) -> dict[str, Any]:
-    """The choice, and the source of the user's own code where it names any: an edited network is another network."""
+    """The choice, with versions of our methods and the source of the user's own code: edited code is other code."""
     identity = choice.identity()
     identity["params"] = {name: value for name, value in choice.params.items() if name not in WHEREABOUTS}
     foreign = {}
@@ -313,7 +314,8 @@ def _identity(choice: Choice) -> dict[str, Any]:
         dotted = isinstance(value, str) and "." in value and not value.startswith("qbench.")
         if dotted and (source := _source_of(value.rpartition(".")[0])) is not None:
             foreign[value] = file_sha256(source)
-    return {**identity, "source": foreign} if foreign else identity
+    versions = {value: METHOD_VERSIONS[value] for value in named if value in METHOD_VERSIONS}
+    return {**identity, **({"versions": versions} if versions else {}), **({"source": foreign} if foreign else {})}
 
 
 def _source_of(module: str) -> Path | None:

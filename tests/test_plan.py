@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,20 @@ def test_a_version_bump_reaches_what_is_built_on_the_stage(monkeypatch: pytest.M
     monkeypatch.setitem(qbench.plan.VERSIONS, "quantize", 99)
     after = keys(plan_of())
     assert {name for name in STAGES if before[name] != after[name]} == set(STAGES) - {"train"}
+
+
+def test_a_method_that_changed_quantizes_anew_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    qat, linear = plan_of("method=qat"), plan_of()
+    monkeypatch.setitem(qbench.plan.METHOD_VERSIONS, "qbench.methods.qat.QAT", 99)
+    changed = {"quantize", "score", "profile"}
+    assert {name for name, key in keys(plan_of("method=qat")).items() if key != keys(qat)[name]} == changed
+    assert keys(plan_of()) == keys(linear)
+
+
+def test_every_versioned_method_is_there() -> None:
+    for dotted in qbench.plan.METHOD_VERSIONS:
+        module, _, name = dotted.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), dotted
 
 
 def test_a_new_recipe_field_keeps_the_keys_of_what_was_trained_before() -> None:

@@ -7,7 +7,8 @@ Idea: from the float checkpoint, train the network as it will be stored: quantiz
 them, quantized activations; gradients pass the rounding as if it were not there, or teach the step sizes.
 Assumptions: labelled training images. Biases stay float.
 Cost: a step takes up to 1.5 times a float one; a few epochs.
-Deviations: the calibrated zero points of activations stay while steps are learned; the best validation epoch is kept.
+Deviations: the calibrated zero points of activations stay while steps are learned; the best validation epoch is kept;
+a channel's step is of its weight before batch norm is folded into it, so that moving statistics change no code.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ class QAT:
         for layer in layers:
             encoding = start.tensors[f"{layer}.weight"]
             if isinstance(encoding, Affine):
-                network.quantize_weight(layer, SteppedWeight(encoding, self.steps))
+                factor = network.fold_factor(layer) if layer in network.folded_layers else None
+                network.quantize_weight(layer, SteppedWeight(encoding, self.steps, factor))
         for name, spec in start.edges.items():
             network.quantize_edge(name, SteppedEdge(spec, self.steps))
 

@@ -18,21 +18,31 @@ EDGE_MOMENTUM = 0.01  # of moving activation ranges
 class SteppedWeight(WeightQuantizer):
     """Weights on a uniform grid, per tensor or per channel (axis 0).
 
+    Where a batch norm is folded into the weight and channels have steps of their own, those are steps of the weight
+    before folding: what the norm does to a channel then scales its step alike and leaves its codes alone. Few bits need
+    that, because the statistics of a network just quantized are far from the float ones and move at once.
+
     Args:
-        initial: An encoding of the weight as it is now; its grid stays, its scale is where training starts.
+        initial: An encoding of the (folded) weight as it is now; its grid stays, its scale is where training starts.
         step: frozen (the initial scale stays), moving (min-max of the weight at each step) or learned.
+        factor: float32 [C], of the batch norm that is folded into the weight; None where there is none.
     """
 
-    def __init__(self, initial: Affine, step: str) -> None:
+    def __init__(self, initial: Affine, step: str, factor: Tensor | None = None) -> None:
         super().__init__()
         self.initial, self.step = initial, step
         scale = initial.broadcast(initial.scale).clone()
+        self._shape = scale.shape
+        # a tensor's only step cannot follow the norms of its channels
+        self._before_folding = factor is not None and scale.numel() == factor.numel() and step != "moving"
+        if self._before_folding:
+            assert factor is not None
+            scale = scale / torch.where(factor == 0, torch.ones_like(factor), factor.abs()).view(self._shape)
         self.register_buffer("zero_point", initial.broadcast(initial.zero_point).clone())
         if step == "learned":
             self.scale = nn.Parameter(scale.flatten())  # one axis: spared from weight decay
         else:
             self.register_buffer("scale", scale.flatten())
-        self._shape = scale.shape
 
     def steps(self, latent: Tensor) -> Tensor:
         """The scale to use for this weight, float32, broadcastable against it."""
@@ -49,6 +59,8 @@ class SteppedWeight(WeightQuantizer):
         return self._quantized(latent, self.steps(latent))
 
     def unfolded(self, latent: Tensor, factor: Tensor) -> Tensor:
+        if self._before_folding:
+            return self._quantized(latent, torch.copysign(self.steps(latent), factor))
         # The factor goes into the scale: two passes over the weight less, and two on the way back. A negative factor
         # makes a negative scale, which comes to the same codes.
         if (self.step == "moving" and self.training) or bool((factor == 0).any()):
@@ -65,12 +77,23 @@ class SteppedWeight(WeightQuantizer):
         return straight_through(latent, scale, zero_point, qmin, qmax)
 
     def encode(self, latent: Tensor) -> Encoding:
-        before, scale = self.initial, self.steps(latent).detach()
+        scale = self.steps(latent).detach()
+        return self._encoded(latent, scale, stored=scale)
+
+    def encode_folded(self, latent: Tensor, factor: Tensor) -> Encoding:
+        if not self._before_folding:
+            return super().encode_folded(latent, factor)
+        scale = self.steps(latent).detach()
+        return self._encoded(latent, torch.copysign(scale, factor), stored=(scale * factor.abs()).clamp(min=TINY))
+
+    def _encoded(self, latent: Tensor, scale: Tensor, stored: Tensor) -> Affine:
+        """Codes of the weight at one scale, to be stored with another."""
+        before = self.initial
         zero_point: Tensor = self.zero_point  # type: ignore[assignment]
         codes = quantize(latent, scale, zero_point, before.qmin, before.qmax)
         shape = before.scale.shape
-        stored = (scale.reshape(shape).cpu().clone(), zero_point.reshape(shape).cpu().clone())
-        return Affine(codes.cpu(), *stored, before.bits, before.qmin, before.qmax, before.axis)
+        grid = (stored.reshape(shape).cpu().clone(), zero_point.reshape(shape).cpu().clone())
+        return Affine(codes.cpu(), *grid, before.bits, before.qmin, before.qmax, before.axis)
 
 
 class SteppedEdge(EdgeQuantizer):

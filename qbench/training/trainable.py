@@ -11,6 +11,7 @@ Fine-tuning runs the same graph as :mod:`qbench.program.materialize` and ends in
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -46,6 +47,10 @@ class WeightQuantizer(nn.Module):
     def encode(self, latent: Tensor) -> Encoding:
         """What is stored in the end; decodes to exactly what ``forward`` gives in evaluation mode."""
         raise NotImplementedError
+
+    def encode_folded(self, latent: Tensor, factor: Tensor) -> Encoding:
+        """What is stored of latent * factor, arguments as of ``unfolded``."""
+        return self.encode(latent * factor)
 
 
 class EdgeQuantizer(nn.Module):
@@ -141,6 +146,11 @@ class TrainableProgram(ProgramModule):
         value = value.detach()
         return value * _on_channels(self.fold_factor(layer), value) if layer in self._norms else value
 
+    @property
+    def folded_layers(self) -> Collection[str]:
+        """The layers that a batch norm is folded into."""
+        return self._norms.keys()
+
     def fold_factor(self, layer: str) -> Tensor:
         """The scale of the batch norm behind a layer, gamma / sqrt(running_var + eps), float32 [C], detached."""
         norm = self._norms[layer]
@@ -193,10 +203,18 @@ class TrainableProgram(ProgramModule):
         for node in folded.layers():
             quantizer = self.weight_quantizer(node.name)
             if quantizer is not None:
-                tensors[f"{node.name}.weight"] = quantizer.encode(self.latent(node.name).contiguous())
+                tensors[f"{node.name}.weight"] = self._encoded(node.name, quantizer)
         edge_quantizers = {node: self.edge_quantizer(node) for node in (Program.INPUT, *(n.name for n in folded.nodes))}
         edges = {name: quantizer.spec() for name, quantizer in edge_quantizers.items() if quantizer is not None}
         return Program(folded.input_shape, folded.nodes, tensors, edges, folded.provenance)
+
+    def _encoded(self, layer: str, quantizer: WeightQuantizer) -> Encoding:
+        if layer not in self._norms:
+            return quantizer.encode(self.latent(layer).contiguous())
+        weight = self._value(f"{layer}.weight")
+        assert weight is not None
+        weight = weight.detach().contiguous()
+        return quantizer.encode_folded(weight, _on_channels(self.fold_factor(layer), weight))
 
     def _folded_bias(self, layer: str, norm: Node) -> Tensor:
         mean, beta = self._value(f"{norm.name}.running_mean"), self._value(f"{norm.name}.bias")
