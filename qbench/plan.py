@@ -14,29 +14,29 @@ when the same inputs give another output.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from qbench.config import AugmentConfig, Choice, DatasetConfig, RunConfig, TrainConfig, TrainerConfig
-from qbench.files import file_sha256
-from qbench.machine import cpu_model, sums_in_32_bits
-from qbench.steps import TARGET, flat, steps
+from qbench.config import Choice, RunConfig
+from qbench.identity import (
+    ENGINES,
+    INTEGER,
+    TORCH,
+    dataset_fields,
+    identity_of,
+    machine_fields,
+    runtime_identity,
+    training_fields,
+    versions_of,
+)
+from qbench.machine import cpu_model
+from qbench.steps import flat
 from qbench.store import Store, content_key
 
-TORCH = Choice("torch", "qbench.runtime.torch_runtime.TorchRuntime", {"channels_last": True})
-INTEGER = Choice("integer", "qbench.runtime.integer.IntegerRuntime", {"check": False})
 AUTO = "qbench.runtime.auto.AutoRuntime"
-ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version decide what runtime=auto may choose
 COMPARED = ("agreement", "validation")  # of ``measure``: what to look at beside what is timed
-WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
-_Fields = TypeVar("_Fields", TrainConfig, AugmentConfig, TrainerConfig)
-METHOD_VERSIONS = {"qbench.methods.qat.QAT": 2}  # of methods that make another artefact of the same parameters by now
 VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "validate": 1, "profile": 2}
 
 
@@ -102,7 +102,7 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
     train = planner.train()
     float_artefact, own_artefact = planner.artefact(train, baseline), planner.artefact(train, config.method)
     choose = planner.choose(own_artefact) if config.runtime.target == AUTO else None
-    runtime = _runtime_identity(config.runtime) if choose is None else {"choose": choose.key}
+    runtime = runtime_identity(config.runtime) if choose is None else {"choose": choose.key}
     score = planner.score(own_artefact, runtime)
     asked = config.measure.latency or config.measure.memory
     profile = planner.profile(float_artefact, own_artefact, runtime) if asked else None
@@ -113,7 +113,7 @@ def make_plan(config: RunConfig, baseline: Choice) -> Plan:
     identity += [reference.key] if reference is not None and compares else []
     validate = planner.validate(own_artefact, runtime) if config.measure.validation else None
     identity += [validate.key] if validate is not None else []
-    float_runtime = _identity(baseline_runtime(config))
+    float_runtime = identity_of(baseline_runtime(config))
     return Plan(
         train=train,
         baseline=float_artefact,
@@ -136,14 +136,14 @@ class _Planner:
         self.config = config
         self.store = Store(config.store_dir)
         self.where = {"device": config.device, "threads": config.threads}
-        self.data = {"dataset": _dataset_fields(config.dataset), "limit_test": config.limit_test}
+        self.data = {"dataset": dataset_fields(config.dataset), "limit_test": config.limit_test}
         self.of = f"{config.model.choice.name} on {config.dataset.choice.name}"
         limits = f"limits {config.limit_train} {config.limit_test}"
         together = f" x {config.trainer.devices}" if config.trainer.devices > 1 else ""
         self.size = f"{limits} {config.device}{together} threads {config.threads} {cpu_model()}"
 
     def train(self) -> PlannedStage:
-        fields = {**_training_fields(self.config), **self.where}
+        fields = {**training_fields(self.config), **self.where}
         return self._planned("train", self.of, fields, epochs=self.config.train.epochs)
 
     def artefact(self, train: PlannedStage, method: Choice) -> PlannedStage:
@@ -151,7 +151,7 @@ class _Planner:
             "calibration_images": self.config.dataset.calibration_images,
             "seed": self.config.seed,
         }
-        fields = {"train": train.key, "method": _identity(method), **calibration, **self.where}
+        fields = {"train": train.key, "method": identity_of(method), **calibration, **self.where}
         if method.peer is not None:
             fields["packages"] = versions_of(method.peer.packages)
         epochs = flat(method.params).get("epochs")
@@ -160,7 +160,7 @@ class _Planner:
     def choose(self, made: PlannedStage) -> PlannedStage:
         fields = {
             "artefact": made.key,
-            "candidates": [_identity(candidate) for candidate in candidates_of(self.config.runtime)],
+            "candidates": [identity_of(candidate) for candidate in candidates_of(self.config.runtime)],
             "measure": self._timing(),
             "threads": self.config.threads,
             "machine": {**machine_fields(), **versions_of(ENGINES)},
@@ -190,7 +190,7 @@ class _Planner:
         }
         float_runtime = baseline_runtime(self.config)
         if float_runtime != self.config.runtime:
-            fields["baseline_runtime"] = _identity(float_runtime)
+            fields["baseline_runtime"] = identity_of(float_runtime)
         return self._planned("profile", own.subject, fields)
 
     def _timing(self) -> dict[str, Any]:
@@ -239,88 +239,3 @@ def compares_with_integers(config: RunConfig) -> bool:
 def candidates_of(runtime: Choice) -> tuple[Choice, ...]:
     """The runtimes that runtime=auto chooses from; see :func:`qbench.resolve.resolve`."""
     return tuple(Choice(one["name"], one["target"], one["params"]) for one in runtime.params["candidates"])
-
-
-def machine_fields() -> dict[str, str]:
-    """What a measurement depends on beside its inputs: the processor and the versions of the engines."""
-    return {"cpu": cpu_model(), "system": platform.system(), **versions_of(("torch", "qbench"))}
-
-
-def versions_of(packages: Sequence[str]) -> dict[str, str]:
-    """The installed version of each, ``unknown`` where there is none."""
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions
-
-
-def _training_fields(config: RunConfig) -> dict[str, Any]:
-    weights = config.model.weights
-    trainer = _changed(config.trainer, TrainerConfig()) if config.train.epochs else {}
-    return {
-        "dataset": _dataset_fields(config.dataset),
-        "split": _split_fields(config.dataset),
-        "limit_train": config.limit_train,
-        "model": {
-            **_identity(config.model.choice),
-            "channels": config.model.min_channels,
-            "size": config.model.min_size,
-        },
-        "weights": file_sha256(weights) if weights is not None else None,
-        "recipe": _changed(config.train, TrainConfig()),
-        "seed": config.seed,
-        **({"trainer": trainer} if trainer else {}),
-    }
-
-
-def _changed(given: _Fields, default: _Fields) -> dict[str, Any]:
-    """The fields that differ from the defaults: a new field does not change the keys of what was trained before."""
-    defaults = asdict(default)
-    return {name: value for name, value in asdict(given).items() if value != defaults[name]}
-
-
-def _dataset_fields(dataset: DatasetConfig) -> dict[str, Any]:
-    identity = _identity(dataset.choice)
-    return identity if dataset.fingerprint is None else {**identity, "fingerprint": dataset.fingerprint}
-
-
-def _split_fields(dataset: DatasetConfig) -> dict[str, Any]:
-    return {
-        "augment": _changed(dataset.augment, AugmentConfig()),
-        "validation_fraction": dataset.validation_fraction,
-        "calibration_images": dataset.calibration_images,
-        "split_seed": dataset.split_seed,
-    }
-
-
-def _runtime_identity(runtime: Choice) -> dict[str, Any]:
-    """The runtime, and unless it is one of qbench's own what decides about its kernels: another one, another result."""
-    if runtime.target in (TORCH.target, INTEGER.target):
-        return _identity(runtime)
-    without_vnni = {} if sums_in_32_bits() else {"vnni": False}
-    return {**_identity(runtime), "packages": versions_of(ENGINES), **without_vnni}
-
-
-def _identity(choice: Choice) -> dict[str, Any]:
-    """The choice, with versions of our methods and the source of the user's own code: edited code is other code."""
-    identity = choice.identity()
-    identity["params"] = {name: value for name, value in choice.params.items() if name not in WHEREABOUTS}
-    foreign = {}
-    named = [choice.target, choice.params.get("target"), *(step[TARGET] for step in steps(choice.params).values())]
-    for value in named:
-        dotted = isinstance(value, str) and "." in value and not value.startswith("qbench.")
-        if dotted and (source := _source_of(value.rpartition(".")[0])) is not None:
-            foreign[value] = file_sha256(source)
-    versions = {value: METHOD_VERSIONS[value] for value in named if value in METHOD_VERSIONS}
-    return {**identity, **({"versions": versions} if versions else {}), **({"source": foreign} if foreign else {})}
-
-
-def _source_of(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except Exception:  # it imports the packages above the module, whose code may raise anything; building will tell
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin and Path(spec.origin).is_file() else None

@@ -23,8 +23,9 @@ from qbench.details import Details
 from qbench.errors import NoRoomError
 from qbench.exclusive import busy
 from qbench.foreign import artifact_of
+from qbench.identity import versions_of
 from qbench.measure.environment import environment
-from qbench.plan import Plan, PlannedStage, baseline_runtime, compares_with_integers, is_reference, versions_of
+from qbench.plan import Plan, PlannedStage, baseline_runtime, compares_with_integers, is_reference
 from qbench.progress import Progress
 from qbench.record import RATIOS, Record
 from qbench.rows import OUT_OF_MEMORY, blank_record, failed_record, run_folder

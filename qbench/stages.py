@@ -27,11 +27,11 @@ from qbench.errors import MethodError, RuntimeUnavailable
 from qbench.exclusive import foreign_load_percent, others_busy, profiling
 from qbench.files import ARTIFACT, file_sha256, write_atomic
 from qbench.foreign import input_of, keep
+from qbench.identity import INTEGER, versions_of
 from qbench.measure.latency import LatencyResult, LatencySettings, measure_against
 from qbench.measure.memory import memory_of
 from qbench.measure.worker import Worker, artifact_engine
 from qbench.methods.base import Context, External, Method
-from qbench.plan import INTEGER, versions_of
 from qbench.program.graph import Program
 from qbench.program.materialize import materialize
 from qbench.program.trace import trace

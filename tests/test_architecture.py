@@ -25,6 +25,7 @@ LAYERS = (
     {"peers"},
     {
         "stages",
+        "identity",
         "plan",
         "store",
         "durations",
@@ -63,6 +64,7 @@ WITHOUT_TORCH = (
     "limits",
     "compose",
     "hydra_settings",
+    "identity",
     "plan",
     "config",
     "errors",

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import qbench.identity
 import qbench.plan
 from qbench.compose import baseline_method, compose_cells
 from qbench.config import RunConfig
 from qbench.files import file_sha256
-from qbench.plan import TORCH, Plan, candidates_of, make_plan
+from qbench.identity import ENGINES, METHOD_VERSIONS, TORCH
+from qbench.plan import Plan, candidates_of, make_plan
 from qbench.store import Store
 
 STAGES = ("train", "baseline", "quantize", "baseline_score", "score", "profile")
@@ -161,7 +163,7 @@ def test_auto_chooses_before_it_scores() -> None:
 
 def test_another_machine_or_engine_chooses_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan_of("runtime=auto")
-    monkeypatch.setattr(qbench.plan, "cpu_model", lambda: "another processor")
+    monkeypatch.setattr(qbench.identity, "cpu_model", lambda: "another processor")
     moved = plan_of("runtime=auto")
     monkeypatch.setattr(qbench.plan, "ENGINES", ("pytest",))
     updated = plan_of("runtime=auto")
@@ -171,8 +173,8 @@ def test_another_machine_or_engine_chooses_anew(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch", "integer"])
 def test_another_version_of_an_engine_scores_and_times_anew(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan_of("method=integer", f"runtime={runtime}")
-    real = qbench.plan.version
-    monkeypatch.setattr(qbench.plan, "version", lambda name: "0" if name in qbench.plan.ENGINES else real(name))
+    real = qbench.identity.version
+    monkeypatch.setattr(qbench.identity, "version", lambda name: "0" if name in ENGINES else real(name))
     after = plan_of("method=integer", f"runtime={runtime}")
     same = runtime in ("torch", "integer")
     assert (after.score == before.score) is same
@@ -186,7 +188,7 @@ def test_a_processor_without_vnni_scores_engines_anew(
 ) -> None:
     scores = []
     for has_vnni in (True, False):
-        monkeypatch.setattr(qbench.plan, "sums_in_32_bits", lambda has_vnni=has_vnni: has_vnni)
+        monkeypatch.setattr(qbench.identity, "sums_in_32_bits", lambda has_vnni=has_vnni: has_vnni)
         scores.append(plan_of("act_bits=8", f"runtime={runtime}").score.key)
     assert (scores[0] != scores[1]) is changes
 
@@ -252,7 +254,7 @@ def test_a_package_that_cannot_be_imported_does_not_stop_the_plan(
 
 def test_another_machine_or_engine_measures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys(plan_of())
-    monkeypatch.setattr(qbench.plan, "cpu_model", lambda: "another processor")
+    monkeypatch.setattr(qbench.identity, "cpu_model", lambda: "another processor")
     after = keys(plan_of())
     assert {name for name in STAGES if before[name] != after[name]} == {"profile"}
 
@@ -266,14 +268,14 @@ def test_a_version_bump_reaches_what_is_built_on_the_stage(monkeypatch: pytest.M
 
 def test_a_method_that_changed_quantizes_anew_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     qat, linear = plan_of("method=qat"), plan_of()
-    monkeypatch.setitem(qbench.plan.METHOD_VERSIONS, "qbench.methods.qat.QAT", 99)
+    monkeypatch.setitem(METHOD_VERSIONS, "qbench.methods.qat.QAT", 99)
     changed = {"quantize", "score", "profile"}
     assert {name for name, key in keys(plan_of("method=qat")).items() if key != keys(qat)[name]} == changed
     assert keys(plan_of()) == keys(linear)
 
 
 def test_every_versioned_method_is_there() -> None:
-    for dotted in qbench.plan.METHOD_VERSIONS:
+    for dotted in METHOD_VERSIONS:
         module, _, name = dotted.rpartition(".")
         assert hasattr(importlib.import_module(module), name), dotted
 
@@ -310,8 +312,8 @@ def test_another_librarys_file_has_one_runtime_whatever_is_asked_for() -> None:
 
 def test_the_librarys_version_is_in_the_key_of_its_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before, ours = keys(peer_plan()), keys(plan_of())
-    installed = qbench.plan.version
-    monkeypatch.setattr(qbench.plan, "version", lambda name: "99" if name == "onnxruntime" else installed(name))
+    installed = qbench.identity.version
+    monkeypatch.setattr(qbench.identity, "version", lambda name: "99" if name == "onnxruntime" else installed(name))
     after = keys(peer_plan())
     assert {name for name in STAGES if before[name] != after[name]} == {"quantize", "score", "profile"}
     assert keys(plan_of()) == ours

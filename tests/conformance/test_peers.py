@@ -19,9 +19,9 @@ from qbench.artifact import to_bytes
 from qbench.catalog import options
 from qbench.errors import ConfigError, MethodError, RuntimeUnavailable
 from qbench.foreign import artifact_of, input_of, keep
+from qbench.identity import versions_of
 from qbench.methods.base import Context, External, Needs
 from qbench.peers.base import arrays, calling
-from qbench.plan import versions_of
 from qbench.program.encodings import Float
 from qbench.program.graph import Node, Program
 from qbench.program.materialize import materialize

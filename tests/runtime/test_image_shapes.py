@@ -12,9 +12,9 @@ import torch
 
 from qbench.artifact import save
 from qbench.errors import DataError
+from qbench.identity import ENGINES
 from qbench.methods.base import Context
 from qbench.methods.integer import Integer
-from qbench.plan import ENGINES
 from qbench.runtime import Executable, load_runtime
 from qbench.runtime.base import ImageExecutable
 from qbench.runtime.onnx import OnnxOptions, to_onnx

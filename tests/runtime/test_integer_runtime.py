@@ -14,9 +14,9 @@ from qbench.assets import instantiate
 from qbench.catalog import options
 from qbench.config import Choice
 from qbench.errors import RuntimeUnavailable
+from qbench.identity import TORCH
 from qbench.methods.base import Context
 from qbench.methods.integer import Integer
-from qbench.plan import TORCH
 from qbench.program.encodings import Float
 from qbench.program.graph import Node, Program
 from qbench.record import Record, load_records
