@@ -16,8 +16,9 @@ from qbench.measure.latency import WorkerTurns
 from qbench.measure.race import run_race
 from qbench.measure.worker import Worker, artifact_engine
 from qbench.plan import candidates_of
+from qbench.profiling import latency_settings
 from qbench.runtime.auto import AutoRuntime
-from qbench.stages import latency_settings, read_facts, write_facts
+from qbench.stages import read_facts, write_facts
 
 
 def choose_stage(config: RunConfig, artifact: Path, folder: Path) -> None:

@@ -6,24 +6,19 @@ imported, and every problem found is listed at once.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, flag_override
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from qbench.catalog import DESCRIPTIVE, GROUPS, builtin_configs, options
+from qbench.catalog import GROUPS, options
+from qbench.composition import Composer
 from qbench.config import RunConfig
 from qbench.errors import ConfigError
 from qbench.refusals import (
@@ -37,10 +32,8 @@ from qbench.refusals import (
 )
 from qbench.resolve import baseline_method, resolve
 from qbench.steps import find
-from qbench.trust import check_yaml, standard_library, target_problems
 
 __all__ = ["Cell", "baseline_method", "compose_cells", "compose_sweeps"]
-NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 WHOLE_SWEEP = ("output_dir", "dry", "traceback", "tracker")  # keys that a sweep has once
 
 
@@ -90,7 +83,7 @@ def compose_sweeps(
     Raises:
         ConfigError: As there; also if no combination of any sweep has a form.
     """
-    composer = _Composer(config_dir, default_threads)
+    composer = Composer(config_dir, default_threads)
     presence: dict[str, str | None] = {}
     found: list[list[Cell]] = []
     problems: dict[str, None] = {}  # as an ordered set: cells of a sweep share most of theirs
@@ -112,7 +105,7 @@ class OneByOne:
     """Composes one combination at a time, for whoever decides on the next when the last has run."""
 
     def __init__(self, config_dir: Path | None = None) -> None:
-        self._composer = _Composer(config_dir, None)
+        self._composer = Composer(config_dir, None)
         self._presence: dict[str, str | None] = {}
 
     def cell(self, words: Sequence[str]) -> tuple[Cell, list[str]]:
@@ -191,7 +184,7 @@ def _expand(parsed: Sequence[Override], multirun: bool) -> list[list[str]]:
 
 
 def _compose_cell(
-    combination: Sequence[str], composer: _Composer, multirun: bool, presence: dict[str, str | None]
+    combination: Sequence[str], composer: Composer, multirun: bool, presence: dict[str, str | None]
 ) -> tuple[Cell, list[str]]:
     """Compose one combination; returns its cell, and everything that must be put right before anything can run."""
     parsed = _parse(combination)
@@ -249,84 +242,3 @@ def _facts(composed: Mapping[str, Any]) -> dict[str, Any]:
     facts = {group: composed["choices"][group] for group in ("dataset", "model", "method", "runtime")}
     bits = {"weight_bits": composed["bits"], "act_bits": composed["act_bits"]}
     return {**facts, **bits, "seed": composed["seed"]}
-
-
-class _Composer:
-    """Hydra's composition as plain data. It takes a tenth of a second, so cells share that of their options."""
-
-    def __init__(self, config_dir: Path | None, default_threads: int | None) -> None:
-        self.config_dir, self.default_threads = config_dir, default_threads
-        if config_dir is not None:
-            for path in sorted(path for group in GROUPS for path in (config_dir / group).rglob("*.yaml")):
-                check_yaml(path)  # before Hydra reads it
-        self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
-
-    def compose(self, groups: Sequence[str], values: Mapping[str, Any] = NO_VALUES) -> dict[str, Any]:
-        """The config of these options, interpolations resolved, with the option of every group under ``choices``.
-
-        Args:
-            groups: Overrides of groups, e.g. ``["method=kmeans"]``.
-            values: What else to set, by dotted key; the keys exist.
-
-        Raises:
-            ConfigError: A YAML or an interpolation is wrong.
-        """
-        try:
-            if tuple(groups) not in self._composed:
-                self._composed[tuple(groups)] = self._compose(groups)
-            composed, choices = self._composed[tuple(groups)]
-            if values:
-                composed = copy.deepcopy(composed)
-            for key, value in values.items():
-                OmegaConf.update(composed, key, value, merge=True, force_add=isinstance(value, Mapping))
-            resolved: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
-        except (HydraException, OmegaConfBaseException, YAMLError) as error:
-            text = " ".join(str(error).split()).partition(" full_key:")[0]
-            where = getattr(error, "full_key", None)
-            raise ConfigError(f"{where}: {text}" if where else text) from error
-        return {**resolved, "choices": choices}
-
-    def experiment_problems(self, choices: Mapping[str, Any]) -> list[str]:
-        """Keys of an experiment's YAML that the config does not have: Hydra adds them in silence."""
-        name = choices["experiment"]
-        if name is None:
-            return []
-        content = options("experiment", self.config_dir)[name].load()
-        plain = self.compose([f"{group}={choices[group]}" for group in GROUPS if group != "experiment"])
-        keys = _leaves({key: value for key, value in content.items() if key not in ("defaults", *DESCRIPTIVE)})
-        found = (key_problem(key, plain) for key in keys)
-        return [f"experiment={name}: {text}" for text in found if text is not None]
-
-    def trust_problems(self, composed: Mapping[str, Any]) -> list[str]:
-        """Code that a config may not name, in any option chosen and in the candidates of runtime=auto."""
-        found = []
-        for group in GROUPS[:-1]:
-            found += target_problems(composed[group], f"{group}={composed['choices'][group]}", self.config_dir)
-        named = composed["runtime"].get("candidates")
-        known = options("runtime", self.config_dir)
-        for name in named if isinstance(named, list) else ():
-            if name in known:
-                found += target_problems(known[name].load(), f"runtime={name}", self.config_dir)
-        target = composed["model"].get("target")
-        if isinstance(target, str) and standard_library(target):
-            found.append(f"model.target={target}: is of Python's standard library, which holds no network.")
-        return found
-
-    def _compose(self, groups: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-        extra = str(self.config_dir.resolve()).replace("'", "\\'") if self.config_dir else ""
-        search = [f"hydra.searchpath=['file://{extra}']"] if extra else []
-        with initialize_config_dir(str(builtin_configs().resolve()), version_base="1.3"):
-            composed = compose("config", [*groups, *search], return_hydra_config=True)
-        chosen = composed.hydra.runtime.choices
-        with flag_override(composed, ["struct", "readonly"], False):
-            del composed["hydra"]
-        return composed, {group: chosen.get(group) for group in GROUPS}
-
-
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys of everything in nested mappings that is not itself a filled mapping."""
-    found: list[str] = []
-    for key, value in content.items():
-        nested = isinstance(value, Mapping) and value
-        found += _leaves(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
-    return found

@@ -26,12 +26,12 @@ from qbench.foreign import artifact_of
 from qbench.identity import versions_of
 from qbench.measure.environment import environment
 from qbench.plan import Plan, PlannedStage, baseline_runtime, compares_with_integers, is_reference
+from qbench.profiling import profile_stage
 from qbench.progress import Progress
-from qbench.record import RATIOS, Record
+from qbench.record import Record
 from qbench.rows import OUT_OF_MEMORY, blank_record, failed_record, run_folder
 from qbench.stages import (
     adopt_reference_stage,
-    profile_stage,
     quantize_stage,
     read_facts,
     reference_stage,
@@ -40,11 +40,11 @@ from qbench.stages import (
     validate_stage,
 )
 from qbench.store import Store
+from qbench.timed import with_choice, with_profile
 from qbench.trackers.base import log_run
 from qbench.training.memory import memory_errors
 
 ALONE = ("choose", "profile")  # the stages that measure time: they look for others instead of showing themselves
-BUSY_PERCENT = 25.0  # of all processors; above, a timing deserves a warning
 
 
 def run_cell(config: RunConfig, plan: Plan, baseline: Choice, progress: Progress) -> Record:
@@ -124,7 +124,7 @@ def _run_stages(
     compared = integers if compares_with_integers(config) else None
     record = assess(record, parts.trained, own, reference, own_score, parts.reference_score, compared)
     record = with_validation(record, *validations) if validations is not None else record
-    record = _with_choice(_with_profile(record, profile), made.choice_facts)
+    record = with_choice(with_profile(record, profile), made.choice_facts)
     details = collect_details(record, own, reference, own_score, compared)
     made.forget_contended(profile)
     place = run_folder(config, plan.run_id)
@@ -244,68 +244,6 @@ class _Stages:
         for stage in stages:
             if stage is not None:
                 self.store.discard(stage.stage, stage.key)
-
-
-def _with_profile(record: Record, profile: Mapping[str, Any]) -> Record:
-    """Latency and memory columns; a contended measurement keeps its milliseconds and loses its ratio."""
-    if not profile:
-        return record
-    record = replace(record, latency=tuple(profile["latency"]))
-    if profile["memory"] is not None:
-        record = replace(
-            record,
-            memory={"own": profile["memory"], "baseline": profile["memory_baseline"]},
-            peak_memory_bytes=profile["memory"]["peak_memory_bytes"],
-            peak_memory_baseline_bytes=profile["memory_baseline"]["peak_memory_bytes"],
-        )
-    if profile["latency"]:
-        first = profile["latency"][0]
-        record = replace(
-            record,
-            latency_ms_median=first["candidate_ms_median"],
-            latency_ms_iqr=first["candidate_ms_iqr"],
-            **{f"latency_{name}": first.get(name) for name in RATIOS},
-            latency_baseline_runtime=profile.get("baseline_runtime", record.runtime),
-            energy_measured_J=first.get("candidate_energy_J"),
-            batch_size=first["batch_size"],
-        )
-    load = profile.get("foreign_load_percent", 0.0)
-    if load > BUSY_PERCENT and not profile["contended"]:
-        busy_note = f"busy machine: processors were {load:.0f} % in use before latency was measured"
-        record = replace(record, warning="; ".join(filter(None, [record.warning, busy_note])))
-    if profile["contended"]:
-        warning = "contended: another qbench stage ran while latency was measured; run again for ratios"
-        record = replace(record, warning="; ".join(filter(None, [record.warning, warning])))
-        unread = {"candidate_energy_J": None, "baseline_energy_J": None}  # the others' energy is in those counters too
-        record = replace(record, energy_measured_J=None, latency=tuple({**one, **unread} for one in record.latency))
-    simulated = record.latency_kind == "simulated"  # slower than what it stands for: no ratio means anything
-    return _without_ratios(record) if simulated or profile["contended"] else record
-
-
-def _with_choice(record: Record, choice: Mapping[str, Any]) -> Record:
-    """What runtime=auto measured and chose; a warning where the row's accuracy is not that of every batch size."""
-    if not choice:
-        return record
-    chosen: Mapping[str, str] = choice["chosen"]
-    first = next(iter(record.config["measure"]["batch_sizes"]))
-    warnings = [record.warning] if record.warning else []
-    if len(set(chosen.values())) > 1:
-        listed = ", ".join(f"{name} at batch {size}" for size, name in chosen.items())
-        warnings.append(f"runtimes differ by batch size: {listed}; accuracy is that of {chosen[str(first)]}")
-    if choice["contended"]:
-        warnings.append("contended: another qbench stage ran while runtimes were compared; run again to choose anew")
-    return replace(
-        record,
-        runtime_chosen=chosen[str(first)],
-        candidates=tuple(choice["candidates"]),
-        warning="; ".join(warnings) or None,
-    )
-
-
-def _without_ratios(record: Record) -> Record:
-    none: dict[str, Any] = {f"latency_{name}": None for name in RATIOS}
-    latency = tuple({**one, **{name: None for name in RATIOS if name in one}} for one in record.latency)
-    return replace(record, **none, latency=latency)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+import qbench.composition
 from qbench.catalog import builtin_configs
 from qbench.compose import Cell, baseline_method, compose_cells
 from qbench.config import AugmentConfig, RunConfig
@@ -173,16 +174,14 @@ def test_one_wrong_cell_refuses_the_sweep() -> None:
 
 
 def test_a_sweep_is_composed_once_per_choice_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    import qbench.compose
-
     composed: list[list[str]] = []
-    hydra = qbench.compose.compose
+    hydra = qbench.composition.compose
 
     def counted(name: str, overrides: list[str], **options: Any) -> Any:
         composed.append(overrides)
         return hydra(name, overrides, **options)
 
-    monkeypatch.setattr(qbench.compose, "compose", counted)
+    monkeypatch.setattr(qbench.composition, "compose", counted)
     cells = compose_cells(["method=linear,kmeans", "bits=8,4", "seed=range(0,3)"], multirun=True)
     assert len(cells) == 12 and composed == [["method=linear"], ["method=kmeans"]]
     assert {cell.config.seed for cell in cells if cell.config is not None} == {0, 1, 2}

@@ -12,15 +12,16 @@ from faults.racers import CODE
 from runtime.test_integer_runtime import float_program
 
 import qbench.choose
-import qbench.stages
+import qbench.profiling
 from qbench.artifact import save
 from qbench.choose import choose_stage
 from qbench.compose import compose_cells
 from qbench.config import Choice, RunConfig
 from qbench.errors import RuntimeUnavailable
 from qbench.measure.latency import LatencyResult
+from qbench.profiling import profile_stage
 from qbench.record import Record, load_records
-from qbench.stages import profile_stage, read_facts
+from qbench.stages import read_facts
 
 # fast for single images, slow for many; the other way round; and those that cannot run
 RUNTIMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -144,9 +145,9 @@ def test_each_batch_size_is_profiled_on_its_runtime(
             for ratio in ratios
         ]
 
-    monkeypatch.setattr(qbench.stages, "Worker", Engine)
-    monkeypatch.setattr(qbench.stages, "measure_against", latency)
-    monkeypatch.setattr(qbench.stages, "_runs", lambda _, runtime: runtime.name == "fast")
+    monkeypatch.setattr(qbench.profiling, "Worker", Engine)
+    monkeypatch.setattr(qbench.profiling, "measure_against", latency)
+    monkeypatch.setattr(qbench.profiling, "_runs", lambda _, runtime: runtime.name == "fast")
     config = config_of(folder, "measure.latency=true", "measure.batch_sizes=[1,8,32]")
     save(float_program(), tmp_path / "model.qbench")
     fast, slow, base = (Choice(name, f"made.up.{name}") for name in ("fast", "slow", "base"))

@@ -14,7 +14,7 @@ import torch
 from calling import QUICK, Bench
 from safetensors.torch import save
 
-import qbench.stages
+import qbench.profiling
 from qbench.errors import MethodError
 from qbench.exclusive import busy
 from qbench.measure.latency import LatencyResult
@@ -283,9 +283,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
         there = replace(first, ratio=1.5, ratio_low=1.25, ratio_high=1.75, baseline_ms_median=0.75)
         return [first, there][: len(baselines)]
 
-    monkeypatch.setattr(qbench.stages, "foreign_load_percent", lambda: 0.0)
-    monkeypatch.setattr(qbench.stages, "Worker", Engine)
-    monkeypatch.setattr(qbench.stages, "measure_against", latency)
+    monkeypatch.setattr(qbench.profiling, "foreign_load_percent", lambda: 0.0)
+    monkeypatch.setattr(qbench.profiling, "Worker", Engine)
+    monkeypatch.setattr(qbench.profiling, "measure_against", latency)
 
 
 PROFILE = ("run", *[word for word in QUICK if not word.startswith("measure")], "measure.memory=false", "method=linear")
@@ -333,7 +333,7 @@ def test_simulated_arithmetic_has_a_time_and_no_speed_up(bench: Bench, measured:
 def test_a_contended_profile_has_no_ratio_and_is_not_kept(
     bench: Bench, measured: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qbench.stages, "others_busy", lambda: True)
+    monkeypatch.setattr(qbench.profiling, "others_busy", lambda: True)
     done = bench(*PROFILE)
     assert done.code == 0
     (record,) = records(bench).values()
@@ -345,14 +345,14 @@ def test_a_contended_profile_has_no_ratio_and_is_not_kept(
     assert pd.isna(row["latency_ratio"]) and pd.isna(row["latency_ratio_batch32"]) and "contended" in row["warning"]
     plan = bench(*PROFILE, "dry=true").out
     assert plan.count("to do") == 1 and plan.count("cached") == 5
-    monkeypatch.setattr(qbench.stages, "others_busy", lambda: False)
+    monkeypatch.setattr(qbench.profiling, "others_busy", lambda: False)
     assert bench(*PROFILE).code == 0
     (record,) = records(bench).values()
     assert (record.latency_ratio, record.warning) == (2.0, None)
 
 
 def test_a_busy_machine_is_warned_of(bench: Bench, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qbench.stages, "foreign_load_percent", lambda: 52.3)
+    monkeypatch.setattr(qbench.profiling, "foreign_load_percent", lambda: 52.3)
     assert bench(*PROFILE).code == 0
     (record,) = records(bench).values()
     assert record.warning == "busy machine: processors were 52 % in use before latency was measured"
@@ -381,13 +381,13 @@ def test_a_working_stage_shows_itself(bench: Bench, monkeypatch: pytest.MonkeyPa
 
 def test_profiling_itself_is_not_a_busy_stage(bench: Bench, measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    others = qbench.stages.others_busy
+    others = qbench.profiling.others_busy
 
     def looking() -> bool:
         seen.append([path.name for path in Path(os.environ["TMPDIR"]).glob("qbench-*/busy-*")])
         return others()
 
-    monkeypatch.setattr(qbench.stages, "others_busy", looking)
+    monkeypatch.setattr(qbench.profiling, "others_busy", looking)
     assert bench(*PROFILE).code == 0 and seen == [[], []]
 
 
