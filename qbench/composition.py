@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -55,7 +56,7 @@ class Composer:
             text = " ".join(str(error).split()).partition(" full_key:")[0]
             where = getattr(error, "full_key", None)
             raise ConfigError(f"{where}: {text}" if where else text) from error
-        return {**resolved, "choices": choices}
+        return {**resolved, "choices": dict(choices)}
 
     def experiment_problems(self, choices: Mapping[str, Any]) -> list[str]:
         """Keys of an experiment's YAML that the config does not have: Hydra adds them in silence."""
@@ -84,14 +85,27 @@ class Composer:
         return found
 
     def _compose(self, groups: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-        extra = str(self.config_dir.resolve()).replace("'", "\\'") if self.config_dir else ""
-        search = [f"hydra.searchpath=['file://{extra}']"] if extra else []
-        with initialize_config_dir(str(builtin_configs().resolve()), version_base="1.3"):
-            composed = compose("config", [*groups, *search], return_hydra_config=True)
-        chosen = composed.hydra.runtime.choices
-        with flag_override(composed, ["struct", "readonly"], False):
-            del composed["hydra"]
-        return composed, {group: chosen.get(group) for group in GROUPS}
+        return composed_options(tuple(groups)) if self.config_dir is None else _compose_options(groups, self.config_dir)
+
+
+@cache
+def composed_options(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+    """Of qbench's own YAML files, which a process reads once: the config, not to be changed, and each group's option.
+
+    What an interpolation takes from the environment is looked up when it is resolved, not here.
+    """
+    return _compose_options(groups, None)
+
+
+def _compose_options(groups: Sequence[str], config_dir: Path | None) -> tuple[DictConfig, dict[str, Any]]:
+    extra = str(config_dir.resolve()).replace("'", "\\'") if config_dir else ""
+    search = [f"hydra.searchpath=['file://{extra}']"] if extra else []
+    with initialize_config_dir(str(builtin_configs().resolve()), version_base="1.3"):
+        composed = compose("config", [*groups, *search], return_hydra_config=True)
+    chosen = composed.hydra.runtime.choices
+    with flag_override(composed, ["struct", "readonly"], False):
+        del composed["hydra"]
+    return composed, {group: chosen.get(group) for group in GROUPS}
 
 
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -182,6 +182,7 @@ def test_a_sweep_is_composed_once_per_choice_of_options(monkeypatch: pytest.Monk
         return hydra(name, overrides, **options)
 
     monkeypatch.setattr(qbench.composition, "compose", counted)
+    qbench.composition.composed_options.cache_clear()
     cells = compose_cells(["method=linear,kmeans", "bits=8,4", "seed=range(0,3)"], multirun=True)
     assert len(cells) == 12 and composed == [["method=linear"], ["method=kmeans"]]
     assert {cell.config.seed for cell in cells if cell.config is not None} == {0, 1, 2}
