@@ -124,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
     parser.add_argument("--check", action="store_true", help="export nothing; exit 1 if the table is stale")
     options = parser.parse_args(arguments)
+    if options.records is None and not options.check:
+        parser.error("name the folder of records before that of the table, or ask for --check")
     path, document = options.folder / FACTS, options.folder / DOCUMENT
     if not options.check:
         try:

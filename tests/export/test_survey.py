@@ -63,6 +63,12 @@ def test_a_network_without_its_file_is_named(tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "README.md").read_text() == EMPTY
 
 
+def test_a_table_without_records_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path)])
+    assert ended.value.code == 2 and "name the folder of records before that of the table" in capsys.readouterr().err
+
+
 def test_the_committed_table_is_not_stale() -> None:
     """``make results-exports`` rebuilds it."""
     assert main([str(ROOT / "docs/results/exports"), "--check"]) == 0
