@@ -1,5 +1,6 @@
 # `make run` and `make test` are all a fresh machine with Python 3.10 or newer needs: every target first makes the
-# virtual environment when it is missing or older than pyproject.toml or constraints.txt.
+# virtual environment when it is missing or older than pyproject.toml or constraints.txt: for `make run` qbench with
+# both engines, for everything else also what its tests, checks and peers need, which takes twice as long to install.
 #   make PYTHON=python3.12 test      another interpreter (after `make clean`, or with another VENV)
 #   make VENV=../env test            another place for the virtual environment
 
@@ -7,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
 READY_BENCH := $(VENV)/.ready-bench
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -30,6 +32,8 @@ mkdir -p $(RESULTS)/$(1)/records
 cp outputs/$(1)/records/*.json $(RESULTS)/$(1)/records/
 endef
 
+COMMA := ,
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy results-agreement results-exports
@@ -38,17 +42,26 @@ endef
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
+# make_venv,EXTRAS: a virtual environment with qbench and some of its extras
+define make_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "qbench needs Python 3.10 or newer as $(PYTHON); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+$(PYTHON) -m venv $(VENV)
+$(INSTALL) -e ".[$(1)]"
+endef
+
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "qbench needs Python 3.10 or newer as $(PYTHON); name another: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e ".[dev]"
+	$(call make_venv,onnxruntime$(COMMA)openvino$(COMMA)figures)
 	@touch $@
 
-$(READY_BENCH): $(READY)
+$(READY_DEV): pyproject.toml constraints.txt
+	$(call make_venv,dev)
+	@touch $(READY) $@
+
+$(READY_BENCH): $(READY_DEV)
 	$(INSTALL) -e ".[dev,bench]"
 	@touch $@
 
-ready: $(READY) ## only the virtual environment, with qbench in it
+ready: $(READY_DEV) ## only the virtual environment, with qbench and all it is developed with in it
 
 run: $(READY) ## a first sweep on embedded images; table here, files in outputs/
 	$(BIN)/qbench run $(RUN)
@@ -57,25 +70,25 @@ run: $(READY) ## a first sweep on embedded images; table here, files in outputs/
 TESTERS ?= auto
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
-test: $(READY) ## the fast tests
+test: $(READY_DEV) ## the fast tests
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY) ## every test, minutes
+test-all: $(READY_DEV) ## every test, minutes
 	$(PYTEST)
 
-faults: $(READY) ## a hundred kills, then every other fault three times over; minutes
+faults: $(READY_DEV) ## a hundred kills, then every other fault three times over; minutes
 	QBENCH_KILLS=100 $(BIN)/python -m pytest -q tests/faults/test_kills.py
 	set -e; for round in 1 2 3; do \
 	  $(BIN)/python -m pytest -q tests/faults --ignore=tests/faults/test_kills.py; done
 
-lint: $(READY) ## rules and formatting, changing nothing
+lint: $(READY_DEV) ## rules and formatting, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: $(READY) ## mypy, strict
+type: $(READY_DEV) ## mypy, strict
 	$(BIN)/mypy
 
-fmt: $(READY) ## format, and mend what ruff can mend
+fmt: $(READY_DEV) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -93,7 +106,7 @@ bench: $(READY_BENCH) ## qbench beside other libraries; JSON in docs/results/ben
 results: export SWEEPS := $(SWEEPS)
 results: export QBENCH_OUTPUTS = outputs/results
 results: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
-results: $(READY) ## the experiments behind docs/results and the README (hours; data from QBENCH_DATA; resumable)
+results: $(READY_DEV) ## the experiments behind docs/results and the README (hours; data from QBENCH_DATA; resumable)
 	set -e; echo "$$SWEEPS" | while read -r sweep; do \
 	  for name in $(EXPERIMENTS); do $(BIN)/qbench run -m experiment=$$name $$sweep measure.max_seconds=8; done; done
 	rm -rf $(RESULTS)/records $(RESULTS)/details
@@ -105,13 +118,13 @@ results: $(READY) ## the experiments behind docs/results and the README (hours; 
 
 results-accuracy: export QBENCH_OUTPUTS = outputs/accuracy
 results-accuracy: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
-results-accuracy: $(READY) ## the part of results that is in docs/results/accuracy (hours; resumable)
+results-accuracy: $(READY_DEV) ## the part of results that is in docs/results/accuracy (hours; resumable)
 	$(call run_sweeps,accuracy,measure=none)
 	$(BIN)/qbench report $(RESULTS)/accuracy/records
 
 results-studies: export QBENCH_OUTPUTS = outputs/studies
 results-studies: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
-results-studies: $(READY) ## the part of results that is in docs/results/studies (hours; resumable; STUDIES="b e" for some)
+results-studies: $(READY_DEV) ## the part of results that is in docs/results/studies (hours; resumable; STUDIES="b e" for some)
 	set -e; for name in $(STUDIES); do $(BIN)/qbench study $$name; done
 	mkdir -p $(RESULTS)/studies/records $(RESULTS)/studies/tables
 	cp outputs/studies/records/*.json $(RESULTS)/studies/records/
@@ -119,17 +132,17 @@ results-studies: $(READY) ## the part of results that is in docs/results/studies
 
 results-agreement: export QBENCH_OUTPUTS = outputs/agreement
 results-agreement: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
-results-agreement: $(READY) ## the part of results that is in docs/results/agreement (hours, a quiet machine; resumable)
+results-agreement: $(READY_DEV) ## the part of results that is in docs/results/agreement (hours, a quiet machine; resumable)
 	$(call run_sweeps,agreement,measure.agreement=always)
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/agreement
 
 results-without-vnni: export QBENCH_OUTPUTS = outputs/without_vnni
 results-without-vnni: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
-results-without-vnni: $(READY) ## docs/results/without_vnni, on a processor without VNNI alone (half an hour; no part of results)
+results-without-vnni: $(READY_DEV) ## docs/results/without_vnni, on a processor without VNNI alone (half an hour; no part of results)
 	$(call run_sweeps,without_vnni,measure=none measure.agreement=always)
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/without_vnni
 
-results-exports: $(READY) ## C of what results-agreement has made, compiled and compared; docs/results/exports
+results-exports: $(READY_DEV) ## C of what results-agreement has made, compiled and compared; docs/results/exports
 	$(BIN)/python -m qbench.export.survey $(RESULTS)/agreement/records $(RESULTS)/exports
 
 docs: readme-table ## rebuild the methods page from the methods, and the tables of README and docs from the records
@@ -139,7 +152,7 @@ docs: readme-table ## rebuild the methods page from the methods, and the tables 
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/without_vnni
 	$(BIN)/python -m qbench.report.choosing docs/choosing.md
 
-readme-table: $(READY) ## only the README's table, from docs/results/records
+readme-table: $(READY_DEV) ## only the README's table, from docs/results/records
 	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records
 
 clean: ## remove .venv, caches and builds; outputs/ stays
