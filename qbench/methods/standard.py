@@ -117,7 +117,8 @@ class Standard:
         try:
             codes = unit_codes(weight, bits, rounding=self.rounding)
         except ValueError as error:
-            raise MethodError(f"{layer}.weight", str(error)) from error
+            trained = f"; if training took it there, lower method.lr={self.lr:g}" if self.training == "in_loop" else ""
+            raise MethodError(f"{layer}.weight", f"{error}{trained}") from error
         needed = max(bits, magnitude_bits(codes))
         end = (1 << needed) - 1
         scale = torch.tensor(1.0 / ((1 << bits) - 1), dtype=torch.float32)
