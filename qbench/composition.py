@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,7 +31,8 @@ class Composer:
         if config_dir is not None:
             for path in sorted(path for group in GROUPS for path in (config_dir / group).rglob("*.yaml")):
                 check_yaml(path)  # before Hydra reads it
-        self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
+        # a user's YAML may change while a process lives
+        self._options = composed_options if config_dir is None else cache(partial(_compose_options, config_dir))
 
     def compose(self, groups: Sequence[str], values: Mapping[str, Any] = NO_VALUES) -> dict[str, Any]:
         """The config of these options, interpolations resolved, with the option of every group under ``choices``.
@@ -44,9 +45,7 @@ class Composer:
             ConfigError: A YAML or an interpolation is wrong.
         """
         try:
-            if tuple(groups) not in self._composed:
-                self._composed[tuple(groups)] = self._compose(groups)
-            composed, choices = self._composed[tuple(groups)]
+            composed, choices = self._options(tuple(groups))
             if values:
                 composed = copy.deepcopy(composed)
             for key, value in values.items():
@@ -84,9 +83,6 @@ class Composer:
             found.append(f"model.target={target}: is of Python's standard library, which holds no network.")
         return found
 
-    def _compose(self, groups: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-        return composed_options(tuple(groups)) if self.config_dir is None else _compose_options(groups, self.config_dir)
-
 
 @cache
 def composed_options(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
@@ -94,10 +90,10 @@ def composed_options(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any
 
     What an interpolation takes from the environment is looked up when it is resolved, not here.
     """
-    return _compose_options(groups, None)
+    return _compose_options(None, groups)
 
 
-def _compose_options(groups: Sequence[str], config_dir: Path | None) -> tuple[DictConfig, dict[str, Any]]:
+def _compose_options(config_dir: Path | None, groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
     extra = str(config_dir.resolve()).replace("'", "\\'") if config_dir else ""
     search = [f"hydra.searchpath=['file://{extra}']"] if extra else []
     with initialize_config_dir(str(builtin_configs().resolve()), version_base="1.3"):
