@@ -20,24 +20,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from hydra import compose, initialize
-from hydra._internal.callbacks import Callbacks
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext
-from omegaconf import flag_override
 from rich.console import Console
 
 from qbench.errors import NoRoomError, RuntimeUnavailable, StoreError
+from qbench.hydra_launcher import make_launcher, one_line, release
 from qbench.jobs import Ending, Job, Marks, as_override
 from qbench.launchers import Crew
 from qbench.outcome import Outcome, Run, show_failure
 from qbench.record import load_record
 
 FOLDER = "jobs"
-CONFIG = "qbench_job"  # the config that a launcher composes for each job: one key, which names the cell
 LOOK_SECONDS, GRACE_SECONDS = 0.2, 10.0  # between two looks at the marks; from asking a process to end to ending it
 LOOKS_PER_SECOND = 100  # at most, at the marks of many cells, which may lie on a file system that many machines share
 
@@ -104,7 +96,7 @@ class Jobs:
             open_ones = [run for run in left if self.marks.ending(run.key) is None]
             begun = [run for run in open_ones if self.marks.started(run.key)]
             if open_ones == left and not begun and not self.marks.stopped:
-                why = _one_line(error) if error is not None else "it began no cell"
+                why = one_line(error) if error is not None else "it began no cell"
                 raise RuntimeUnavailable(f"hydra/launcher={self.crew.plugin.name}: {why}") from error
             dead += begun
             for run in begun:
@@ -256,40 +248,6 @@ def waves(runs: Sequence[Run]) -> list[list[Run]]:
     return [wave for wave in (ahead, [run for run in runs if run not in ahead]) if wave]
 
 
-def make_launcher(crew: Crew, folder: Path, job: Job) -> Launcher:
-    """Hydra's plugin, ready to be given jobs.
-
-    Raises:
-        RuntimeUnavailable: Hydra cannot make it.
-    """
-    ConfigStore.instance().store(name=CONFIG, node={"job": ""})
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    words = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
-    words += ["hydra/job_logging=none", "hydra/hydra_logging=none"]  # the console is ours
-    with initialize(version_base="1.3", config_path=None, job_name="qbench"):
-        config = compose(CONFIG, words, return_hydra_config=True)
-        loader = GlobalHydra.instance().config_loader()
-    with flag_override(config, ["struct", "readonly"], False):
-        config.hydra.launcher = crew.plugin.node()
-    context = HydraContext(config_loader=loader, callbacks=Callbacks())
-    try:
-        return Plugins.instance().instantiate_launcher(context, job, config)
-    except Exception as error:
-        raise RuntimeUnavailable(f"hydra/launcher={crew.plugin.name}: {_one_line(error)}") from error
-
-
-def release(crew: Crew) -> None:
-    """Hand back the idle processes that joblib keeps, and a cluster of Ray that was started here."""
-    if ".hydra_joblib_launcher." in crew.plugin.target:
-        from joblib.externals.loky import get_reusable_executor
-
-        get_reusable_executor(reuse=True).shutdown(wait=True)
-    if ".hydra_ray_launcher." in crew.plugin.target:
-        import ray
-
-        ray.shutdown()
-
-
 def _parts(runs: Sequence[Run], size: int) -> list[Sequence[Run]]:
     return [runs[start : start + size] for start in range(0, len(runs), size)]
 
@@ -298,8 +256,3 @@ def _wait(condition: Callable[[], bool], seconds: float | None = None) -> None:
     began = time.monotonic()
     while not condition() and (seconds is None or time.monotonic() - began < seconds):
         time.sleep(LOOK_SECONDS)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from qbench.record import Record
-from qbench.report.tables import DIGITS, MARKDOWN, as_json, csv_text, markdown, selection
+from qbench.report.columns import DIGITS, MARKDOWN
+from qbench.report.tables import as_json, csv_text, markdown, selection
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
