@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -107,8 +108,12 @@ def load_study(name: str, config_dir: Path | None = None) -> Study:
 def sweeps_of(form: Study, given: Sequence[str]) -> dict[Run, tuple[str, ...]]:
     """The overrides of every run of a study with those the user gave, ``ROW:KEY=VALUE`` for the runs of one row.
 
+    Args:
+        form: The study.
+        given: ``ROW`` may be a pattern, as for ``--rows``.
+
     Raises:
-        ConfigError: There is no row of that name.
+        ConfigError: There is no such row.
     """
     for_all: list[str] = []
     of_rows: dict[str, list[str]] = {}
@@ -117,12 +122,14 @@ def sweeps_of(form: Study, given: Sequence[str]) -> dict[Run, tuple[str, ...]]:
         row, colon, rest = word.partition(":")
         if not colon or "=" in row:
             for_all.append(word)
-        elif row in names:
-            of_rows.setdefault(row, []).append(rest)
-        else:
+            continue
+        matching = fnmatch.filter(names, row)
+        if not matching:
             raise ConfigError(
                 f"{word}: study {form.name} has no row {row!r}.{nearest(row, names)} Rows: {', '.join(names)}."
             )
+        for name in matching:
+            of_rows.setdefault(name, []).append(rest)
     return form.sweeps(for_all, of_rows, tiny=is_tiny(given))
 
 

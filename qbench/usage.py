@@ -112,7 +112,7 @@ studies there are.
 
   NAME               a, b, c, d, e, or one of your own in DIR/study/*.yaml
   KEY=VALUE          as in qbench run -m, for every run of the study; tiny=true makes it a test of a minute
-  ROW:KEY=VALUE      for the runs of one row
+  ROW:KEY=VALUE      for the runs of one row, or of those that ROW is a pattern for
   --rows NAMES       these rows alone: names with commas between, * for any text
   --config-dir DIR   your own options and studies
 

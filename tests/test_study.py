@@ -114,6 +114,9 @@ def test_overrides_of_the_user_come_last_and_those_of_a_row_after_them() -> None
     assert {"seed=4", "model.hidden=8", "tiny=true"} <= set(small["one", "b"]) and "seed=5" in small["two", "a"]
     given = sweeps_of(form, ["seed=7,8", "two:seed=9", "data_dir=a:b", "tiny=false"])
     assert "seed=7,8" in given["one", "a"] and "seed=9" in given["two", "a"] and "data_dir=a:b" in given["two", "a"]
+    several = sweeps_of(form, ["t*:seed=8", "*:data_dir=x", "two:seed=9"])
+    assert "data_dir=x" in several["one", "a"] and not {"seed=8", "seed=9"} & set(several["one", "a"])
+    assert "seed=9" in several["two", "a"] and "seed=8" not in several["two", "a"]
     with pytest.raises(ConfigError, match=r"tow:seed=9: study f has no row 'tow'. Did you mean two\? Rows: one, two."):
         sweeps_of(form, ["tow:seed=9"])
 
