@@ -27,7 +27,7 @@ class Record:
 
     ``status`` is ok, failed or skipped; ``error`` says why it is not ok
     (``error_kind`` config, expected or unexpected); ``warning`` says what to distrust.
-    ``variant`` names the method's parameters, bits aside, that are not its defaults.
+    ``variant`` names the parameters of method (bits aside) and runtime that are not their defaults.
 
     ``top1_low_percent``/``top1_high_percent`` and ``delta_low_points``/``delta_high_points`` are 95 % intervals over
     test images: Wilson's, and Tango's for the paired difference to the float baseline.

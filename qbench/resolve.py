@@ -78,7 +78,7 @@ def resolve(
         ),
         method=method,
         train=train,
-        runtime=_runtime(container, config_dir, method.peer),
+        runtime=_runtime(container, defaults["runtime"], config_dir, method.peer),
         measure=measure,
         seed=container["seed"],
         device=container["device"],
@@ -166,7 +166,9 @@ def _peer(name: str, content: Mapping[str, Any]) -> Peer | None:
     return Peer(str(said["runtime"]), tuple(str(package) for package in said.get("packages") or ()))
 
 
-def _runtime(container: Mapping[str, Any], config_dir: Path | None, peer: Peer | None) -> Choice:
+def _runtime(
+    container: Mapping[str, Any], defaults: Mapping[str, Any], config_dir: Path | None, peer: Peer | None
+) -> Choice:
     """The runtime; that of auto with, for each candidate it names, what its YAML builds (nothing where it has none).
 
     A method with a file of its own brings its runtime: it is that one, with what was set of it, whatever was asked for.
@@ -181,6 +183,8 @@ def _runtime(container: Mapping[str, Any], config_dir: Path | None, peer: Peer |
             method = container["choices"]["method"]
             raise ConfigError(f"method={method}: its YAML says peer.runtime: {peer.runtime}, and there is none.")
         return Choice(peer.runtime, *_target_and_params("runtime", known[peer.runtime].load()))
+    changed = [f"runtime.{key}={value}" for key, value in choice.params.items() if value != defaults.get(key)]
+    choice = replace(choice, variant=" ".join(changed))
     if choice.target != AUTO:
         return choice
     candidates = []

@@ -39,7 +39,7 @@ def blank_record(config: RunConfig, run_id: str, status: str, error: str | None 
         method=config.method.name,
         weight_bits=config.weight_bits,
         act_bits=config.act_bits,
-        variant=config.method.variant or None,
+        variant=" ".join(filter(None, [config.method.variant, config.runtime.variant])) or None,
         seed=config.seed,
         runtime=config.runtime.name,
         device=config.device,

@@ -13,6 +13,7 @@ from qbench.catalog import builtin_configs
 from qbench.compose import Cell, baseline_method, compose_cells
 from qbench.config import AugmentConfig, RunConfig
 from qbench.errors import ConfigError
+from qbench.rows import blank_record
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,11 @@ def test_variant_names_what_was_changed() -> None:
     config = one("method=linear", "bits=4", "method.range=mse", "method.granularity=per_tensor")
     assert config.method.title == "linear granularity=per_tensor range=mse w4"
     assert one("method=linear", "bits=4", "method.range=minmax").method.variant == ""
+    assert one("runtime=openvino", "runtime.exact=true").runtime.variant == ""
+    inexact = one("method=linear", "method.range=mse", "runtime=openvino", "runtime.exact=false")
+    assert inexact.runtime.variant == "runtime.exact=False"
+    assert blank_record(inexact, "x", "ok").variant == "range=mse runtime.exact=False"
+    assert one("method=nncf", "runtime.exact=false", "runtime=openvino").runtime.variant == "runtime.exact=False"
 
 
 def test_recipe_comes_from_the_network_and_the_command_line_wins() -> None:
