@@ -131,6 +131,7 @@ def _with_agreement(record: Record, own_score: Path, integers: Path | None) -> R
         agreement_integer_percent=found.top1_percent,
         identical_logits_percent=found.identical_logits_percent,
         largest_logit_difference=found.largest_difference,
+        sums_rounded_once=tuple(read_facts(own_score).get("sums_rounded_once") or ()),
     )
 
 

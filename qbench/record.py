@@ -41,7 +41,8 @@ class Record:
     ``energy_modelled_uJ`` is computed from the program (``energy_model`` names the constants), ``energy_measured_J`` is
     read from the processor's counters; both are per image, and they have nothing to do with one another.
     ``agreement_integer_percent``, ``identical_logits_percent`` and ``largest_logit_difference`` compare with the
-    integer reference; None where the program has no integer form or nobody asked.
+    integer reference; None where the program has no integer form or nobody asked. ``sums_rounded_once`` names the sums
+    whose first term the engine does not round before it adds the other, which the reference does.
     ``validation_top1_percent`` and ``validation_top1_baseline_percent`` are of the validation images, with
     ``measure.validation``: a search goes by them, and never by test images.
     ``runtime_chosen`` and ``candidates`` (one mapping per runtime and batch size) are those of ``runtime`` auto.
@@ -133,6 +134,7 @@ class Record:
     latency_same_runtime_ratio: float | None = None
     latency_same_runtime_ratio_low: float | None = None
     latency_same_runtime_ratio_high: float | None = None
+    sums_rounded_once: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> Path:
         """Write ``folder/RUN_ID.json`` whole or not at all."""
@@ -152,7 +154,7 @@ def finite(value: Any) -> Any:
 
 _KNOWN = {f.name for f in fields(Record)}
 NOT_IN_TABLES = ("layers", "history", "stage_keys", "memory")
-_LISTS = ("latency", "layers", "sensitivity", "history", "candidates")
+_LISTS = ("latency", "layers", "sensitivity", "history", "candidates", "sums_rounded_once")
 
 
 def load_record(path: Path) -> Record:

@@ -165,7 +165,7 @@ def score_stage(config: RunConfig, runtime: Choice, artifact: Path, folder: Path
     """Run the file, re-loaded from disk, on the test images in float32; leaves its logits and their labels."""
     test = load_test_images(config)
     executable = _predict(config, runtime, artifact, test, folder)
-    said = {name: list(getattr(executable, name, ())) for name in ("fallbacks", "warnings")}
+    said = {name: list(getattr(executable, name, ())) for name in ("fallbacks", "warnings", "sums_rounded_once")}
     write_facts(folder, {"latency_kind": executable.kind, "n_test": len(test), **said})
 
 

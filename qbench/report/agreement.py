@@ -21,7 +21,9 @@ def agreement_cells(record: Record | None, row: Mapping[str, Any]) -> dict[str, 
     """
     if record is None:
         return {"top-1 %": "not run"}
-    cells = {**_answers(record), "goal %": "", **_what_ran(record)}
+    compared = record.agreement_integer_percent is not None
+    once = {"sums rounded once": str(len(record.sums_rounded_once)) if compared else ""}
+    cells = {**_answers(record), **once, "goal %": "", **_what_ran(record)}
     if (goal := row.get("goal")) is not None and record.agreement_integer_percent is not None:
         cells["goal %"] = f"{goal:g}: {'reached' if record.agreement_integer_percent >= goal else 'missed'}"
     for size in BATCH_SIZES:

@@ -137,6 +137,7 @@ def _run(record: Record, details: Details | None, shared: _Shared) -> dict[str, 
     found["environment"] = shared.place(dict(record.environment))
     found["sensitivity"] = _short(sensitivity_values(record)) if record.sensitivity else None
     found["memory"] = record.memory
+    found["sums_rounded_once"] = record.sums_rounded_once
     found["config"] = record.config
     found["stage_keys"] = record.stage_keys
     if details is not None:

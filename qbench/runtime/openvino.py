@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from qbench.program.graph import Program
 from qbench.runtime.base import ImageExecutable
 from qbench.runtime.extras import import_extra, missing_extra
 from qbench.runtime.onnx import OnnxOptions, to_parts, why_not
+from qbench.runtime.onnx.graph import ROUNDED
 from qbench.runtime.onnx.kernels import Kernel, verdict
 from qbench.runtime.pairs import as_floats, may_be_wrong, overflowing, tensor_fits
 from qbench.runtime.threads import at_most, check_max_threads
@@ -38,12 +40,20 @@ class OpenVinoExecutable(ImageExecutable):
         precision: What those kernels multiply: "int8", "f32", "bf16" or several.
         fallbacks: Those of a quantized network that multiply floats, each "layers (kernel)".
         warnings: What a reader of the results should know.
+        sums_rounded_once: Sums that a layer computes with its own unrounded result, see :func:`sums_within_layers`.
     """
 
     def __init__(
-        self, core: Any, model: Any, settings: dict[str, Any], *, quantized: bool, warnings: Sequence[str] = ()
+        self,
+        core: Any,
+        model: Any,
+        settings: dict[str, Any],
+        *,
+        quantized: bool,
+        warnings: Sequence[str] = (),
+        sums: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
-        self.warnings = tuple(warnings)
+        self.warnings, self._sums = tuple(warnings), sums
         self._core, self._model, self._settings, self._quantized = core, model, settings, quantized
         self._shape: tuple[int, ...] | None = None
         self._request: Any = None
@@ -67,6 +77,7 @@ class OpenVinoExecutable(ImageExecutable):
         self._request, self._shape = self.compiled.create_infer_request(), shape
         found = verdict(compiled_kernels(self.compiled), quantized=self._quantized)
         self.kind, self.precision, self.fallbacks = found.kind, found.precision, found.fallbacks
+        self.sums_rounded_once = sums_within_layers(self.compiled, self._sums)
 
 
 @dataclass(frozen=True)
@@ -126,8 +137,10 @@ class OpenVinoRuntime:
         parts = to_parts(program, replace(self.options, batch=1))  # what is compiled first
         model, warn = _read(core, parts.pieces()), as_floats if self.exact else may_be_wrong
         warnings = [warn(parts.overflowing)] if parts.overflowing else []
-        quantized = bool(program.edges)
-        return OpenVinoExecutable(core, model, self._settings(threads), quantized=quantized, warnings=warnings)
+        sums = {node.name: node.inputs for node in program.nodes if node.op == "add"}
+        return OpenVinoExecutable(
+            core, model, self._settings(threads), quantized=bool(program.edges), warnings=warnings, sums=sums
+        )
 
     def _load_foreign(self, path: Path, threads: int) -> OpenVinoExecutable:
         core = import_extra("openvino", EXTRA).Core()
@@ -234,6 +247,23 @@ def _fused_products(op: Any, kernel: str) -> list[Kernel]:
         if matrix and _fact(source, "layerType") == "Const":
             found.append(_kernel(_fact(source, "originalLayersNames") or source.get_friendly_name(), kernel, kind))
     return found
+
+
+def sums_within_layers(compiled: Any, sums: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The sums that were fused into the layer which makes one of their terms.
+
+    Such a layer adds the other term to its sum of products and rounds the result alone: the grid that the file gives to
+    the layer itself is passed over.
+
+    Args:
+        compiled: The model.
+        sums: The terms of each sum, all by their names in the program.
+    """
+    found = []
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        fused = set(_fact(op, "originalLayersNames").split(",")) if _fact(op, "layerType") in _LAYERS else set()
+        found += [name for name in fused & sums.keys() if any(f"{term}{ROUNDED}" in fused for term in sums[name])]
+    return tuple(name for name in sums if name in found)
 
 
 def _kernel(name: str, kernel: str, multiplied: str) -> Kernel:

@@ -42,7 +42,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
         records = many(count)
         if count == 30:
             records[1] = replace(records[1], sensitivity=SENSITIVITY, agreement_integer_percent=99.0,
-                                 identical_logits_percent=50.0, largest_logit_difference=0.25)  # fmt: skip
+                                 identical_logits_percent=50.0, largest_logit_difference=0.25,
+                                 sums_rounded_once=("add",))  # fmt: skip
         details = {r.run_id: replace(DETAILS, run_id=r.run_id) for r in records if r.status == "ok"}
         commands = {r.run_id: f"qbench run method={r.method} bits={r.weight_bits}" for r in records}
         path = folder / f"{count}.html"
@@ -186,6 +187,7 @@ def test_the_page_of_a_run_shows_all_of_it(browser: Browser, pages: dict[int, st
             content.locator("figure", has_text="Weights of head").locator(".mark-rule.role-mark line")
         ).to_have_count(16)
         expect(content).to_contain_text("2 images of 200 differ")
+        expect(content).to_contain_text("1 sum of two values rounded once by this engine, and twice by the reference.")
         expect(content.locator("table", has_text="none (NaN)")).to_be_visible()
         page.locator("#run-form select").select_option(f"{7:012x}")
         expect(content.locator(".notice.bad")).to_contain_text("failed: MethodError: stem: no calibration images")

@@ -15,6 +15,7 @@ from program.networks import Network, images
 from program.test_lower import BODIES, SHAPE
 from torch import nn
 
+import qbench.runtime.openvino
 from qbench.artifact import save
 from qbench.errors import ArtifactError, ConfigError, RuntimeUnavailable
 from qbench.machine import sums_in_32_bits
@@ -112,6 +113,22 @@ def test_every_layer_is_within_one_code_on_equal_inputs() -> None:
     x = images(8, *program.input_shape, seed=6)
     for layer in layers_on_grids(program)[::9]:
         assert largest_step(program, layer, OpenVinoRuntime().prepare, x) <= 1.001, layer.name
+
+
+def test_sums_within_a_layer_are_told_and_are_those_that_are_rounded_once() -> None:
+    """The engine passes over the grid of the last layer of a residual block; where it does not, nothing is told."""
+    program = compressed("resnet20", Integer(BITS))
+    sums = {node.name: node.inputs[0] for node in program.nodes if node.op == "add"}
+    executable = OpenVinoRuntime().prepare(program)
+    assert executable.sums_rounded_once == tuple(sums) and len(sums) == 9
+    x = images(16, *program.input_shape, seed=6)
+    logits = executable(x)
+    passed_over = {name: edge for name, edge in program.edges.items() if name not in sums.values()}
+    with torch.inference_mode():
+        once = materialize(replace(program, edges=passed_over))(x)
+    far, near = ((logits - other).abs().mean() for other in (reference(program, x), once))
+    assert near < 0.2 * far
+    assert OpenVinoRuntime().prepare(body("shortcut")).sums_rounded_once == ()
 
 
 def test_fewer_bits_and_wider_grids_are_clipped() -> None:
@@ -254,8 +271,11 @@ def test_a_missing_library_is_named_with_its_extra(
         OpenVinoRuntime().load(tmp_path / "model.qbench", threads=1)
 
 
-def test_a_run_records_the_integers(bench: Bench) -> None:
-    done = bench("run", *QUICK, "method=integer", f"bits={BITS}", "runtime=openvino")
+def test_a_run_records_the_integers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qbench.runtime.openvino, "sums_within_layers", lambda *_: ("add",))
+    run = ("run", *QUICK, "method=integer", f"bits={BITS}", "runtime=openvino", "measure.agreement=always")
+    done = bench(*run)
     assert done.code == 0, done.err
     (record,), _ = load_records(bench.outputs / "records")
+    assert record.sums_rounded_once == ("add",)
     assert (record.status, record.runtime, record.latency_kind) == ("ok", "openvino", "integer")

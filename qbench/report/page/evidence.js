@@ -102,7 +102,9 @@ function integersSection(run, detail) {
   }
   const text = "The same class on " + two(run.agreement_integer_percent) + " % of images; "
     + two(run.identical_logits_percent) + " % of logits equal bit for bit; largest difference of a logit "
-    + (present(run.largest_logit_difference) ? significant(run.largest_logit_difference) : "not finite") + ".";
+    + (present(run.largest_logit_difference) ? significant(run.largest_logit_difference) : "not finite") + "."
+    + (detail.sums_rounded_once.length ? " " + count(detail.sums_rounded_once.length, "sum") + " of two values rounded once by "
+      + "this engine, and twice by the reference." : "");
   const found = detail.details && detail.details.disagreements;
   const nodes = [heading, el("p", {}, text)];
   if (!found) nodes.push(notRecorded("Which images"));

@@ -15,6 +15,7 @@ OPSET = 17  # has every operator used here, and is read by runtimes from 2022 on
 IR_VERSION = 8
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's integer operators that ONNX itself does not have
 _MICROSOFT_VERSION = 1
+ROUNDED = ".q"  # behind the name of a value: its quantizer
 
 
 class Graph:
@@ -63,7 +64,7 @@ class Graph:
         return self.scalar(grid.scale, np.float32), self.scalar(grid.zero_point, grid.dtype)
 
     def quantize(self, tensor: str, grid: Stored, name: str) -> str:
-        return self.node("QuantizeLinear", (tensor, *self.grid(grid)), name, suffix=".q")
+        return self.node("QuantizeLinear", (tensor, *self.grid(grid)), name, suffix=ROUNDED)
 
     def dequantize(self, codes: str, grid: Stored, name: str) -> str:
         return self.node("DequantizeLinear", (codes, *self.grid(grid)), name, suffix=".dq")
