@@ -33,6 +33,7 @@ from typing import Any
 
 from report import full_record
 
+from qbench.machine import cpu_model
 from qbench.record import load_for_tables
 from qbench.store import Store, content_key
 from qbench.upkeep import check, collect, entries
@@ -268,7 +269,12 @@ def main() -> None:
         options.processes, options.cells, options.trainings, options.latency_ms, options.scale = 4, 16, 2, 0.1, 0.02
     facts: dict[str, Any] = {name: getattr(options, name) for name in ("processes", "cells", "trainings", "latency_ms")}
     facts |= {"work_seconds": {name: seconds * options.scale for name, seconds in WORK_SECONDS.items()}}
-    facts |= {"load_before": os.getloadavg()[0], "cores": os.cpu_count(), "python": platform.python_version()}
+    facts |= {
+        "cpu": cpu_model(),
+        "load_before": os.getloadavg()[0],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         facts["sweep"] = summary(options, hammer(options, home))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -36,6 +35,7 @@ from qbench.data.augment import train_batches
 from qbench.data.base import ImageSet
 from qbench.data.cifar10 import Cifar10
 from qbench.data.splits import limit_images
+from qbench.machine import cpu_model
 from qbench.models.build import build_model
 from qbench.training.small_maps import fast_small_maps
 
@@ -174,11 +174,10 @@ def main() -> None:
         "cores": os.cpu_count(),
         # Work of other programs before the start, in cores: well below 1 on a quiet machine.
         "load_before": load_before,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "bf16_hardware": bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "machine": platform.machine(),
+        "cpu": cpu_model(),
     }
     for name, rate in medians.items():
         print(f"{name:16s} {rate:10.0f} images/s   {rate / best_loader:5.2f}x the faster DataLoader loop")

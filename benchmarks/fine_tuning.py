@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from qbench.machine import cpu_model
 from qbench.methods.base import Context, Method
 from qbench.methods.binary import Binary
 from qbench.methods.kmeans_qat import KMeansQAT
@@ -144,9 +144,8 @@ def main() -> None:
         "cores": os.cpu_count(),
         # Work of other programs before the start, in cores: well below 1 on a quiet machine.
         "load_before": load_before,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "machine": platform.machine(),
+        "cpu": cpu_model(),
     }
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

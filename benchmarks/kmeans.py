@@ -39,7 +39,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cpuinfo
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -49,6 +48,7 @@ from safetensors.torch import load_file
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from qbench.machine import cpu_model
 from qbench.quant.kmeans import kmeans_1d
 
 CHANNELS = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -186,12 +186,11 @@ def main() -> None:
             ["scikit-learn", "fast-pytorch"] if bits in args.peer_bits else []
         )
         plan.append((bits, ["qbench", *peers]))
-    machine = cpuinfo.get_cpu_info().get("brand_raw") or platform.processor()
     count = sum(layer.numel() for layer in layers)
     source = args.weights.name if args.weights else f"synthetic, seed {args.seed}"
     versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
     record = {
-        "machine": machine,
+        "cpu": cpu_model(),
         "threads": args.threads,
         "n": count,
         "layers": len(layers),
@@ -200,7 +199,7 @@ def main() -> None:
     }
     what = f"{count:,} weights in {len(layers)} layers ({source})"
     rows = run(layers, plan)
-    show(rows, f"{what}; {machine}, {args.threads} threads, torch {torch.__version__}")
+    show(rows, f"{what}; {cpu_model()}, {args.threads} threads, torch {torch.__version__}")
     if args.json:
         args.json.write_text(json.dumps({**record, "versions": versions, "rows": rows}, indent=2) + "\n")
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 
 from qbench.artifact import load, save
+from qbench.machine import cpu_model
 from qbench.methods.base import Context
 from qbench.methods.ptq import PTQ
 from qbench.models.build import build_model
@@ -153,7 +153,7 @@ def main() -> None:
         # Work of other programs before the start, in cores: well below 1 on a quiet machine.
         "load_before": load_before,
         "versions": {name: version(name) for name in ("torch", "onnxruntime", "openvino", "nncf")},
-        "machine": platform.machine(),
+        "cpu": cpu_model(),
     }
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from qbench.machine import cpu_model
 from qbench.record import Record
 
 GOAL_SECONDS = 3.0
@@ -102,7 +103,7 @@ def main() -> None:
     if options.json is not None:
         facts = {"records": options.records, "bytes": num_bytes, "seconds": seconds, "median_seconds": median}
         facts |= {"goal_seconds": GOAL_SECONDS, "python": platform.python_version(), "load": os.getloadavg()[0]}
-        options.json.write_text(json.dumps({**facts, "cpu": platform.processor()}, indent=1) + "\n")
+        options.json.write_text(json.dumps({**facts, "cpu": cpu_model()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

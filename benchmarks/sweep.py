@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from qbench.machine import cpu_model
 from qbench.store import Store
 from qbench.upkeep import entries
 
@@ -72,7 +73,7 @@ def main() -> None:
     if options.json is not None:
         facts = {"cells": CELLS, "stages": len(made), "wall_seconds": wall, "stage_seconds": dict(seconds)}
         facts |= {"sum_seconds": total, "ratio": ratio, "goal_ratio": GOAL_RATIO, "again_seconds": again}
-        facts |= {"load_before": load, "python": platform.python_version(), "tiny": options.tiny}
+        facts |= {"cpu": cpu_model(), "load_before": load, "python": platform.python_version(), "tiny": options.tiny}
         options.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
