@@ -35,7 +35,7 @@ def join(metadata: str, tensors: Mapping[str, Tensor]) -> bytes:
     """Write a file: the metadata string, the tensors (CPU, contiguous; float32, float16, bfloat16, uint8), the digest.
 
     Raises:
-        ValueError: a name cannot be written as UTF-8, or the header is beyond what is read.
+        ValueError: a name cannot be written as UTF-8, or the header is beyond what :func:`split` reads.
     """
     blank = torch.zeros(DIGEST_BYTES, dtype=torch.uint8)
     data: bytes = safetensors.torch.save({**tensors, DIGEST: blank}, {KEY: metadata})
@@ -47,8 +47,20 @@ def join(metadata: str, tensors: Mapping[str, Tensor]) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def check_lengths(data: memoryview) -> int:
-    """Return where the arrays start; raise ValueError unless a header is there and it and the file are complete."""
+def split(content: bytes | memoryview) -> tuple[str, dict[str, Tensor]]:
+    """Take a file apart, trusting nothing: lengths first, then the digest, then the layout.
+
+    Args:
+        content: Of the file. Memory that can be written to is handed over: large tensors lie in it.
+
+    Returns:
+        The metadata string, and the tensors by name, without the digest.
+
+    Raises:
+        ValueError: not an artefact, truncated, altered, or laid out in another way than :func:`join` does.
+        RecursionError: the header is nested beyond Python's limit.
+    """
+    data = memoryview(content)
     if not data:
         raise ValueError("not a qbench artefact: the file is empty")
     if data[8 : 8 + len(_START)] != _START:
@@ -59,31 +71,10 @@ def check_lengths(data: memoryview) -> int:
     if length + 8 > len(data):
         raise ValueError(f"truncated: the header takes {length + 8} bytes, the file has {len(data)}")
     _check_extent(data, 8 + length)
-    return 8 + length
-
-
-def check_digest(data: memoryview, digest: bytes) -> None:
-    """Raise ValueError unless a file of complete length ends in this digest, which should be that of the rest of it."""
-    if digest != data[-DIGEST_BYTES:]:
+    if hashlib.sha256(data[:-DIGEST_BYTES]).digest() != data[-DIGEST_BYTES:]:
         raise ValueError("checksum mismatch: the file was altered or damaged after it was written")
-
-
-def split(data: memoryview, start: int) -> tuple[str, dict[str, Tensor]]:
-    """Take a file apart, trusting nothing but its length.
-
-    Args:
-        data: The file. Memory that can be written to is handed over: large tensors lie in it.
-        start: Where the arrays start, from :func:`check_lengths`.
-
-    Returns:
-        The metadata string, and the tensors by name, without the digest.
-
-    Raises:
-        ValueError: laid out in another way than :func:`join` does.
-        RecursionError: the header is nested beyond Python's limit.
-    """
-    metadata, entries = _check_layout(bytes(data[8:start]))
-    body = data[start:]
+    metadata, entries = _check_layout(bytes(data[8 : 8 + length]))
+    body = data[8 + length :]
     _check_offsets(entries, len(body))
     return metadata, {name: _tensor(entry, body) for name, entry in entries.items() if name != DIGEST}
 

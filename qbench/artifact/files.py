@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +16,6 @@ from qbench.artifact.tensors import parts
 from qbench.errors import ArtifactError
 from qbench.program.graph import Program
 
-DIGEST_ASIDE_BYTES = 1 << 20  # of smaller files the digest is there before a thread would be
-_BLOCK_BYTES = 1 << 18  # stays in the cache between reading and digesting
 _OF_OTHERS = {".onnx": "an ONNX file", ".xml": "an OpenVINO file", ".bin": "an OpenVINO file", ".pt2": "a PyTorch file"}
 
 
@@ -55,41 +49,13 @@ def from_bytes(data: bytes | memoryview, name: str) -> Program:
     Raises:
         ArtifactError: the content is truncated, altered, foreign, inconsistent, or from a newer qbench.
     """
-    return open_up(memoryview(data), name)[0]
+    return open_up(data, name)[0]
 
 
-def open_up(data: memoryview, name: str, digest: Callable[[], bytes] | None = None) -> tuple[Program, dict[str, int]]:
-    """As :func:`from_bytes`; returns the length in bytes of each array as well.
-
-    Args:
-        data: The content.
-        name: What error messages call it.
-        digest: Waits for the sha256 of all but the digest at the end, where that is being computed meanwhile; nothing
-            is returned, nor is any other fault of the content reported, before it was compared.
-    """
+def open_up(data: bytes | memoryview, name: str) -> tuple[Program, dict[str, int]]:
+    """As :func:`from_bytes`; returns the length in bytes of each array as well."""
     try:
-        start = container.check_lengths(data)
-        if digest is None:
-            container.check_digest(data, hashlib.sha256(data[: -container.DIGEST_BYTES]).digest())
-    except ValueError as error:
-        raise ArtifactError(f"{name}: {error}") from error
-    try:
-        return _build(data, start, name)
-    finally:
-        if digest is not None:
-            _check_late(data, digest(), name)
-
-
-def _check_late(data: memoryview, digest: bytes, name: str) -> None:
-    try:
-        container.check_digest(data, digest)
-    except ValueError as error:
-        raise ArtifactError(f"{name}: {error}") from error
-
-
-def _build(data: memoryview, start: int, name: str) -> tuple[Program, dict[str, int]]:
-    try:
-        text, arrays = container.split(data, start)
+        text, arrays = container.split(data)
         content = header.parse(text)
     except RecursionError as error:
         raise ArtifactError(f"{name}: the header is nested too deeply") from error
@@ -136,8 +102,18 @@ def read(path: Path) -> memoryview:
     Raises:
         ArtifactError: nothing is there, it is not a regular file, or it cannot be read.
     """
-    with _reading(path) as file:
-        return _content(file)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ArtifactError(f"{path}: is a folder, not an artefact")
+        if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
+            raise ArtifactError(f"{path}: is not a regular file")
+        with path.open("rb", buffering=0) as file:
+            return _content(file)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, MemoryError) as error:  # a NUL in the path; a file beyond memory
+        raise ArtifactError(f"{path}: cannot be read: {error}") from error
 
 
 def load(path: Path) -> Program:
@@ -146,46 +122,14 @@ def load(path: Path) -> Program:
     Raises:
         ArtifactError: as :func:`read` and :func:`from_bytes`; of a file of another library, that it is one.
     """
-    with _reading(path) as file:
-        data = _content(file)
-        try:
-            if len(data) < DIGEST_ASIDE_BYTES:
-                return open_up(data, str(path))[0]
-            # building shifts codes where they lie: the digest, which takes as long, is of bytes read once more
-            with ThreadPoolExecutor(1) as aside:
-                digest = aside.submit(_digest, file.fileno(), len(data) - container.DIGEST_BYTES)
-                return open_up(data, str(path), digest.result)[0]
-        except ArtifactError as error:
-            if (what := _OF_OTHERS.get(path.suffix)) is None:
-                raise
-            advice = "only `qbench run` uses such files, on their own runtime"
-            raise ArtifactError(f"{path}: {what}, without the layers and codes of a .qbench file; {advice}") from error
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[io.FileIO]:
-    """Open a regular file; what the system refuses, then or later, is an ArtifactError."""
+    data = read(path)
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ArtifactError(f"{path}: is a folder, not an artefact")
-        if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
-            raise ArtifactError(f"{path}: is not a regular file")
-        with path.open("rb", buffering=0) as file:
-            yield file
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, MemoryError) as error:  # a NUL in the path; a file beyond memory
-        raise ArtifactError(f"{path}: cannot be read: {error}") from error
-
-
-def _digest(handle: int, length: int) -> bytes:
-    """The sha256 of the first bytes of an open file, wherever that stands; of fewer if it has become shorter."""
-    digest, position = hashlib.sha256(), 0
-    while position < length and (block := os.pread(handle, min(_BLOCK_BYTES, length - position), position)):
-        digest.update(block)
-        position += len(block)
-    return digest.digest()
+        return from_bytes(data, str(path))
+    except ArtifactError as error:
+        if (what := _OF_OTHERS.get(path.suffix)) is None:
+            raise
+        advice = "only `qbench run` uses such files, on their own runtime"
+        raise ArtifactError(f"{path}: {what}, without the layers and codes of a .qbench file; {advice}") from error
 
 
 def _content(file: io.FileIO) -> memoryview:

@@ -74,7 +74,7 @@ def size_report(source: Path | bytes) -> SizeReport:
         ArtifactError: as :func:`qbench.artifact.load`.
     """
     data = source if isinstance(source, bytes) else read(source)
-    program, lengths = open_up(memoryview(data), "the artefact" if isinstance(source, bytes) else str(source))
+    program, lengths = open_up(data, "the artefact" if isinstance(source, bytes) else str(source))
     by_category: Counter[str] = Counter()
     tensors: list[TensorSize] = []
     exact_bits = 0

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from qbench.artifact import container, files, from_bytes, header, load, size_report, to_bytes
+from qbench.artifact import container, from_bytes, header, load, size_report, to_bytes
 from qbench.artifact.files import read
 from qbench.errors import ArtifactError
 
-from .forging import edited
 from .programs import assert_same, coded_program, conv_program
 
 CONV = to_bytes(conv_program())
@@ -63,8 +62,8 @@ def test_memory_of_the_file_is_used_or_left_alone(shared: int, tmp_path: Path, m
         assert data == before
         size_report(path)
         content = memoryview(bytearray(data))
-        text, arrays = container.split(content, container.check_lengths(content))
-        assert text == container.split(memoryview(data), container.check_lengths(memoryview(data)))[0]
+        text, arrays = container.split(content)
+        assert text == container.split(data)[0]
         own = {name: array.data_ptr() for name, array in arrays.items() if array.numel()}
         start = torch.frombuffer(content, dtype=torch.uint8).data_ptr()
         inside = [start <= place < start + len(data) for place in own.values()]
@@ -112,38 +111,6 @@ def test_running_out_of_memory_is_an_error_about_the_file(
     monkeypatch.setattr(*where, fail)
     with pytest.raises(ArtifactError, match=message):
         from_bytes(CONV, "FILE")
-
-
-def test_whoever_digests_a_file_finds_the_same_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage is damage, also where the thread that builds the program comes upon its consequences first."""
-    path = tmp_path / "model.qbench"
-    invalid = edited(CONV, lambda content: content.update(edges={"nowhere": {}}))
-    wrong = [bytes(byte ^ (place == at) for place, byte in enumerate(CONV)) for at in range(0, len(CONV), 7)]
-    for data in [CONV[:-1], CONV + b"x", invalid, invalid[:-1] + b"x", *wrong]:
-        path.write_bytes(data)
-        with pytest.raises(ArtifactError) as here:
-            from_bytes(data, str(path))
-        for size, block in ((0, 100), (1 << 40, 100)):
-            monkeypatch.setattr(files, "DIGEST_ASIDE_BYTES", size)
-            monkeypatch.setattr(files, "_BLOCK_BYTES", block)
-            with pytest.raises(ArtifactError) as aside:
-                load(path)
-            assert str(aside.value) == str(here.value)
-
-
-def test_a_digest_aside_is_of_what_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model.qbench"
-    path.write_bytes(CONV)
-    monkeypatch.setattr(files, "DIGEST_ASIDE_BYTES", 0)
-    assert_same(load(path), conv_program())
-
-    def shrinking(file: io.FileIO) -> memoryview:
-        path.write_bytes(CONV[:50])
-        return memoryview(CONV)
-
-    monkeypatch.setattr(files, "_content", shrinking)
-    with pytest.raises(ArtifactError, match="checksum mismatch"):
-        load(path)
 
 
 def test_a_file_through_a_link_names_the_link(tmp_path: Path) -> None:
