@@ -18,7 +18,6 @@ from torch import nn
 import qbench.runtime.openvino
 from qbench.artifact import save
 from qbench.errors import ArtifactError, ConfigError, RuntimeUnavailable
-from qbench.machine import sums_in_32_bits
 from qbench.methods.base import Context
 from qbench.methods.integer import Integer
 from qbench.methods.linear import Linear
@@ -188,12 +187,11 @@ def test_linear_layers_fused_into_one_node_are_told_apart_by_their_weights() -> 
 
 
 def test_int8_with_a_zero_point_is_seen_to_fall_back_to_floats(tmp_path: Path) -> None:
-    """The reason for uint8, on processors with VNNI. The field runtimePrecision of such a convolution says i8."""
+    """The reason for uint8, on some processors with VNNI. The field runtimePrecision of such a convolution says i8."""
     save_onnx(body("relu"), tmp_path / "signed.onnx", OnnxOptions(signedness="s8s8", engine="openvino"))
     executable = OpenVinoRuntime().load(tmp_path / "signed.onnx", threads=1)
     floats = [one for one in kernels(executable) if one.endswith("_f32")]
     assert (executable.kind, len(executable.fallbacks)) == ("simulated" if floats else "integer", len(floats))
-    assert bool(floats) or not sums_in_32_bits()
     assert all("first" in name for name in executable.fallbacks[:1])
 
 
