@@ -42,7 +42,7 @@ class Record:
     read from the processor's counters; both are per image, and they have nothing to do with one another.
     ``agreement_integer_percent``, ``identical_logits_percent`` and ``largest_logit_difference`` compare with the
     integer reference; None where the program has no integer form or nobody asked. ``sums_rounded_once`` names the sums
-    whose first term the engine does not round before it adds the other, which the reference does.
+    of which the engine does not round one term before it adds the other, which the reference does.
     ``validation_top1_percent`` and ``validation_top1_baseline_percent`` are of the validation images, with
     ``measure.validation``: a search goes by them, and never by test images.
     ``runtime_chosen`` and ``candidates`` (one mapping per runtime and batch size) are those of ``runtime`` auto.

@@ -137,10 +137,10 @@ class OpenVinoRuntime:
         parts = to_parts(program, replace(self.options, batch=1))  # what is compiled first
         model, warn = _read(core, parts.pieces()), as_floats if self.exact else may_be_wrong
         warnings = [warn(parts.overflowing)] if parts.overflowing else []
-        sums = {node.name: node.inputs for node in program.nodes if node.op == "add"}
-        return OpenVinoExecutable(
-            core, model, self._settings(threads), quantized=bool(program.edges), warnings=warnings, sums=sums
-        )
+        quantized = bool(program.edges)
+        sums = {node.name: node.inputs for node in program.nodes if node.op == "add" and quantized}
+        settings = self._settings(threads)
+        return OpenVinoExecutable(core, model, settings, quantized=quantized, warnings=warnings, sums=sums)
 
     def _load_foreign(self, path: Path, threads: int) -> OpenVinoExecutable:
         core = import_extra("openvino", EXTRA).Core()
@@ -259,7 +259,9 @@ def sums_within_layers(compiled: Any, sums: Mapping[str, Sequence[str]]) -> tupl
         compiled: The model.
         sums: The terms of each sum, all by their names in the program.
     """
-    found = []
+    if not sums:
+        return ()
+    found: list[str] = []
     for op in compiled.get_runtime_model().get_ordered_ops():
         fused = set(_fact(op, "originalLayersNames").split(",")) if _fact(op, "layerType") in _LAYERS else set()
         found += [name for name in fused & sums.keys() if any(f"{term}{ROUNDED}" in fused for term in sums[name])]
