@@ -37,7 +37,7 @@ from qbench.store import Store, content_key
 
 AUTO = "qbench.runtime.auto.AutoRuntime"
 COMPARED = ("agreement", "validation")  # of ``measure``: what to look at beside what is timed
-VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 1, "validate": 1, "profile": 2}
+VERSIONS = {"train": 1, "quantize": 1, "choose": 1, "reference": 1, "score": 2, "validate": 2, "profile": 2}
 
 
 @dataclass(frozen=True)

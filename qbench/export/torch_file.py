@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qbench.errors import RuntimeUnavailable
 from qbench.program.graph import Program
-from qbench.program.materialize import materialize
+from qbench.program.simulation import simulate
 from qbench.runtime.torch_runtime import TorchRuntime
 
 FACTS = "qbench.json"  # an extra file inside: classes, mean and deviation, method
@@ -33,7 +33,7 @@ class TorchFile:
             raise RuntimeUnavailable(f"format=torch: {reason}; quantize activations statically")
         images = torch.zeros(2, *program.input_shape)
         batch = torch.export.Dim("batch", min=1)
-        exported = torch.export.export(materialize(program), (images,), dynamic_shapes=({0: batch},))
+        exported = torch.export.export(simulate(program), (images,), dynamic_shapes=({0: batch},))
         facts = {"input_shape": list(program.input_shape), **program.provenance}
         extra = {FACTS: json.dumps(facts, sort_keys=True)}
         torch.export.save(exported, folder / f"{name}{self.suffix}", extra_files=extra)

@@ -18,7 +18,7 @@ from qbench.data.augment import normalise
 from qbench.data.digits import Digits
 from qbench.measure.intervals import wilson_interval
 from qbench.program.graph import Program
-from qbench.program.materialize import materialize
+from qbench.program.simulation import simulate
 from qbench.runtime.integer import IntegerRuntime
 
 
@@ -130,7 +130,7 @@ def expected(program: Program, pixels: np.ndarray) -> torch.Tensor:
     mean, std = program.provenance["mean"], program.provenance["std"]
     images = normalise(torch.from_numpy(pixels.copy())[None], mean, std)
     with torch.inference_mode():
-        return torch.softmax(materialize(program, channels_last=True)(images)[0].double(), 0)
+        return torch.softmax(simulate(program, channels_last=True)(images)[0].double(), 0)
 
 
 def test_predict(bench: Bench, tmp_path: Path) -> None:

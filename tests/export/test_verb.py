@@ -17,7 +17,7 @@ from qbench.export.base import FORMATS
 from qbench.export.c_source import CSourceFiles
 from qbench.export.verb import export_file
 from qbench.locate import ARTIFACT
-from qbench.program.materialize import materialize
+from qbench.program.simulation import simulate
 from qbench.stages import ARTIFACT as ARTIFACT_OF_A_RUN
 
 from .programs import float_program, integer_program, saved
@@ -53,7 +53,7 @@ def test_torch(bench: Bench, toy: Path, tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[1] == f"written: {target}, {target.stat().st_size:,} bytes"
     images = torch.randn(3, 1, 32, 32)
-    assert torch.equal(torch.export.load(target).module()(images), materialize(integer_program())(images))
+    assert torch.equal(torch.export.load(target).module()(images), simulate(integer_program())(images))
 
 
 def test_a_run_is_found_by_its_id(bench: Bench, tmp_path: Path) -> None:

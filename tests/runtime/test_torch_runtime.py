@@ -15,8 +15,9 @@ from qbench.errors import ArtifactError, ConfigError, RuntimeUnavailable
 from qbench.program.encodings import Affine, Float
 from qbench.program.graph import EdgeSpec, Node, Program
 from qbench.program.materialize import materialize
+from qbench.program.simulation import Simulation
 from qbench.runtime import load_runtime
-from qbench.runtime.torch_runtime import TorchRuntime
+from qbench.runtime.torch_runtime import SIMULATED_AT_ONCE, TorchRuntime
 
 TARGET = "qbench.runtime.torch_runtime.TorchRuntime"
 
@@ -68,6 +69,15 @@ def test_memory_layout_moves_the_last_bits_at_most() -> None:
     assert [w is not None and w.is_contiguous(memory_format=torch.channels_last) for w in weights] == [True, False]
     # sums of 27 and 144 terms in another order, of outputs of order ten
     torch.testing.assert_close(runtimes[0](images()), runtimes[1](images()), rtol=1e-4, atol=1e-4)
+
+
+def test_many_images_are_simulated_some_at_a_time() -> None:
+    edges = {"input": EdgeSpec(8, 0, 255, 0.03, 128), "relu": EdgeSpec(8, 0, 255, 0.01, 0)}
+    quantized = replace(program(), edges=edges)
+    many = torch.randn(2 * SIMULATED_AT_ONCE + 3, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    executable = TorchRuntime().prepare(quantized)
+    assert isinstance(executable.module, Simulation)
+    torch.testing.assert_close(executable(many), torch.cat([executable(image) for image in torch.split(many, 1)]))
 
 
 def test_kind_says_whether_activations_are_simulated() -> None:

@@ -80,12 +80,25 @@ def _with_bias(program: Program, node: Node, grid: Grid, codes: Tensor, scale: T
     stored = program.tensors.get(f"{node.name}.bias")
     if stored is None:
         return codes, scale, torch.zeros(len(codes), dtype=torch.int32)
-    if isinstance(stored, Affine) and stored.group_size is None and not bool(stored.zero_point.any()):
-        ready = torch.equal(stored.scale.expand(len(codes)), bias_scale(grid.scale, scale))
-        if ready:
-            return codes, scale, stored.codes.to(torch.int32)
+    ready = stored_bias(stored, grid.scale, scale)
+    if ready is not None:
+        return codes, scale, ready
     bias, codes, scale = encode_bias(stored.decode(), grid.scale, codes, scale)
     return codes, scale, bias
+
+
+def stored_bias(stored: Encoding, step: float, scale: Tensor) -> Tensor | None:
+    """The codes of a bias, int32 [O], if 1 in them stands for what 1 in the layer's sums does; else None.
+
+    Args:
+        stored: The encoded bias.
+        step: Scale of the layer's input.
+        scale: Scale of each channel's weights, float32 [O].
+    """
+    if not isinstance(stored, Affine) or stored.group_size is not None or bool(stored.zero_point.any()):
+        return None
+    fits = torch.equal(stored.scale.expand(len(scale)), bias_scale(step, scale))
+    return stored.codes.to(torch.int32) if fits else None
 
 
 def integer_weight(encoding: Encoding) -> tuple[Tensor, Tensor]:
