@@ -21,7 +21,7 @@ FACTS = "qbench.json"  # an extra file inside: classes, mean and deviation, meth
 
 @dataclass(frozen=True)
 class TorchFile:
-    """Decoded weights and simulated activations as ``torch.export`` writes them, for any number of images."""
+    """What ``runtime=torch`` computes, as ``torch.export`` writes it, for any number of images."""
 
     suffix: str = ".pt2"
     least_agreement_percent: float = 100.0

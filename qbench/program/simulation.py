@@ -21,7 +21,7 @@ class Simulation(ProgramModule):
     """Runs a program whose edges are quantized: float32 [N, C, H, W] -> logits float32 [N, K].
 
     What a device computes with integers is exact up to the rounding at the end of each layer. Floats that stand for
-    those integers are not: a sum of products of decoded values is off by some 2^-24 of its terms, one code in 10,000
+    those integers are not: a sum of products of decoded values is off by some 2^-24 of its terms, one code in 100,000
     rounds the other way, and a deep network makes another answer of that. So here
 
     - a layer whose weights are codes of at most 8 bits and whose input is on a static, uniform grid adds up products of
