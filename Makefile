@@ -32,6 +32,12 @@ mkdir -p $(RESULTS)/$(1)/records
 cp outputs/$(1)/records/*.json $(RESULTS)/$(1)/records/
 endef
 
+# study_tables: the tables of all studies, from the records that are there
+define study_tables
+for name in a b c d e; do \
+  QBENCH_OUTPUTS=$(RESULTS)/studies $(BIN)/qbench study $$name --records $(RESULTS)/studies/records || exit 1; done
+endef
+
 COMMA := ,
 
 .DEFAULT_GOAL := help
@@ -126,9 +132,11 @@ results-studies: export QBENCH_OUTPUTS = outputs/studies
 results-studies: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
 results-studies: $(READY_DEV) ## the part of results that is in docs/results/studies (hours; resumable; STUDIES="b e" for some)
 	set -e; for name in $(STUDIES); do $(BIN)/qbench study $$name; done
-	mkdir -p $(RESULTS)/studies/records $(RESULTS)/studies/tables
+	mkdir -p $(RESULTS)/studies/records $(RESULTS)/studies/details
 	cp outputs/studies/records/*.json $(RESULTS)/studies/records/
-	cp outputs/studies/tables/study_* $(RESULTS)/studies/tables/
+	for run in $$(grep -ohE '\b[0-9a-f]{12}\b' outputs/studies/tables/study_[ab].csv | sort -u); do \
+	  cp outputs/studies/details/$$run.json $(RESULTS)/studies/details/; done  # one seed: paired over images
+	$(call study_tables)
 
 results-agreement: export QBENCH_OUTPUTS = outputs/agreement
 results-agreement: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
@@ -151,6 +159,7 @@ docs: readme-table ## rebuild the methods page from the methods, and the tables 
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/agreement
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/without_vnni
 	$(BIN)/python -m qbench.report.choosing docs/choosing.md
+	$(call study_tables)
 
 readme-table: $(READY_DEV) ## only the README's table, from docs/results/records
 	$(BIN)/python -m qbench.report.readme README.md $(RESULTS)/records

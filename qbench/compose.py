@@ -77,14 +77,17 @@ def compose_sweeps(
     config_dir: Path | None = None,
     multirun: bool = True,
     default_threads: int | None = None,
+    to_run: bool = True,
 ) -> list[list[Cell]]:
     """The cells of several sweeps, each as :func:`compose_cells` makes them; their problems are listed together.
+
+    ``to_run`` False asks what the cells are and not whether the data and weights they need are here.
 
     Raises:
         ConfigError: As there; also if no combination of any sweep has a form.
     """
     composer = Composer(config_dir, default_threads)
-    presence: dict[str, str | None] = {}
+    presence: dict[str, str | None] | None = {} if to_run else None
     found: list[list[Cell]] = []
     problems: dict[str, None] = {}  # as an ordered set: cells of a sweep share most of theirs
     for overrides in sweeps:
@@ -184,7 +187,7 @@ def _expand(parsed: Sequence[Override], multirun: bool) -> list[list[str]]:
 
 
 def _compose_cell(
-    combination: Sequence[str], composer: Composer, multirun: bool, presence: dict[str, str | None]
+    combination: Sequence[str], composer: Composer, multirun: bool, presence: dict[str, str | None] | None
 ) -> tuple[Cell, list[str]]:
     """Compose one combination; returns its cell, and everything that must be put right before anything can run."""
     parsed = _parse(combination)

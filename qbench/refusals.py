@@ -94,17 +94,23 @@ def shorthand_problems(
     return always, here
 
 
-def environment_problems(composed: Mapping[str, Any], presence: dict[str, str | None]) -> list[str]:
-    """Folders and files the run needs; ``presence`` remembers the data sets already looked for."""
+def environment_problems(composed: Mapping[str, Any], presence: dict[str, str | None] | None) -> list[str]:
+    """Folders and files the run needs; ``presence`` remembers the data sets already looked for.
+
+    ``presence`` None: the cell is not to run, and needs no more than a place for its tables.
+    """
     if any(not isinstance(composed[key], str) for key in PLACES):
         return []  # a problem of its own
+    unwritable = [_unwritable(key, Path(composed[key])) for key in PLACES[1:]]
+    if presence is None:
+        return [text for text in unwritable if text is not None]
     name, data, root = composed["choices"]["dataset"], composed["dataset"], Path(composed["data_dir"])
     sources = data.get("sources") or []
     place = f"{name} {root} {sources}"
     if place not in presence:
         download_from = data.get("download_from") if data.get("download", True) else None
         presence[place] = check_presence(name, root, sources, download_from)
-    found = [presence[place], *(_unwritable(key, Path(composed[key])) for key in PLACES[1:])]
+    found = [presence[place], *unwritable]
     weights = composed["model"].get("weights")
     if weights and not Path(str(weights)).is_file():
         found.append(f"model.weights={weights}: no such file; give a safetensors file.")

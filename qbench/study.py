@@ -18,7 +18,7 @@ from qbench.compose import Cell
 from qbench.console import make_console
 from qbench.errors import ConfigError, NoRoomError
 from qbench.hydra_settings import split
-from qbench.record import Record
+from qbench.record import Record, load_records
 from qbench.report.study import Study, study_of
 from qbench.rerun import Command
 from qbench.sweep import composed, import_beside, run_cells
@@ -39,16 +39,19 @@ Run = tuple[str, str]  # names of a row and of one of its runs
 
 @dataclass(frozen=True)
 class _Asked:
-    """A study, and the cells of each of its runs."""
+    """A study, the cells of each of its runs, where their records are, and where its tables go."""
 
     study: Study
     cells: Mapping[Run, Sequence[Cell]]
     examples: tuple[Worked, ...]
-    output_dir: Path
+    records: Path
+    tables: Path
 
 
 def study(words: Sequence[str]) -> int:
-    """``qbench study [NAME [KEY=VALUE | ROW:KEY=VALUE ...]] [--rows NAMES] [--config-dir DIR]``; without NAME, a list.
+    """``qbench study [NAME [KEY=VALUE | ROW:KEY=VALUE ...]] [FLAGS]``; without NAME, a list.
+
+    Flags are ``--rows NAMES``, ``--config-dir DIR`` and ``--records DIR``, with which nothing runs.
 
     Returns:
         The exit code of the sweep; 1 if a worked example came out differently.
@@ -59,15 +62,20 @@ def study(words: Sequence[str]) -> int:
     """
     folder, rest = take_option("--config-dir", words, "a folder")
     wanted, rest = take_option("--rows", rest, "a list of rows")
+    recorded, rest = take_option("--records", rest, "a folder of records")
     config_dir = None if folder is None else Path(folder)
     if config_dir is not None and not config_dir.is_dir():
         raise ConfigError(f"--config-dir {config_dir}: no such folder.")
     if flags := [word for word in rest if word.startswith("-")]:
         raise ConfigError(
-            f"unknown flag {flags[0]!r}; flags of study are --rows NAMES and --config-dir DIR, keys are KEY=VALUE."
+            f"unknown flag {flags[0]!r}; flags of study are --rows NAMES, --records DIR and --config-dir DIR, keys are "
+            "KEY=VALUE."
         )
-    if not rest and wanted is not None:
-        raise ConfigError(f"--rows {wanted}: of which study? Its name comes first: qbench study NAME --rows {wanted}.")
+    for flag, value in (("--rows", wanted), ("--records", recorded)):
+        if not rest and value is not None:
+            raise ConfigError(
+                f"{flag} {value}: of which study? Its name comes first: qbench study NAME {flag} {value}."
+            )
     if not rest:
         _list(config_dir)
         return 0
@@ -79,16 +87,22 @@ def study(words: Sequence[str]) -> int:
     sweeps = sweeps_of(form, about_cells)
     if is_tiny(given):
         form = replace(form, notes=(TINY, *form.notes))
+    if recorded is not None and about_the_sweep:
+        raise ConfigError(f"--records {recorded}: nothing runs with it; leave {' '.join(about_the_sweep)} out.")
     import_beside(folder)
-    found, settings = composed(list(sweeps.values()), about_the_sweep, folder, True)
+    found, settings = composed(list(sweeps.values()), about_the_sweep, folder, True, to_run=recorded is None)
     cells = dict(zip(sweeps, found))
     every = [cell for of_run in cells.values() for cell in of_run]
     config = next(cell.config for cell in every if cell.config is not None)
     examples = () if config.dry else _worked(form)
-    asked = _Asked(form, cells, examples, config.output_dir)
-    verb = (GROUP, name) if wanted is None else (GROUP, name, "--rows", wanted)
-    command = Command(tuple(given), folder, True, settings.overrides, verb)
-    code = run_cells(every, command, settings, partial(_show, asked))
+    records = config.output_dir / "records" if recorded is None else Path(recorded)
+    asked = _Asked(form, cells, examples, records, config.output_dir / "tables")
+    if recorded is not None:
+        code = _show_recorded(asked, every)
+    else:
+        verb = (GROUP, name) if wanted is None else (GROUP, name, "--rows", wanted)
+        command = Command(tuple(given), folder, True, settings.overrides, verb)
+        code = run_cells(every, command, settings, partial(_show, asked))
     return code or int(not all(one.agrees for one in examples))
 
 
@@ -157,14 +171,37 @@ def _worked(form: Study) -> tuple[Worked, ...]:
     return tuple(map(work, form.examples))
 
 
+def _show_recorded(asked: _Asked, cells: Sequence[Cell]) -> int:
+    """The tables from records that are there, wherever they were made.
+
+    Raises:
+        ConfigError: None of them is of the study.
+    """
+    from qbench.recorded import records_of
+
+    if not asked.records.exists():
+        raise ConfigError(f"--records {asked.records}: no such folder.")
+    there, problems = load_records(asked.records)
+    found = records_of(cells, there)
+    if not found:
+        raise ConfigError(
+            f"--records {asked.records}: none of its {len(there)} records is of a run of study {asked.study.name}."
+        )
+    missing = len({cell.overrides for cell in cells}) - len(found)
+    notes = [f"{missing} of {len(found) + missing} runs have no record in {asked.records}"] if missing else []
+    form = replace(asked.study, notes=(*asked.study.notes, *notes, *problems))
+    _show(replace(asked, study=form), make_console(), found)
+    return 0
+
+
 def _show(asked: _Asked, console: Console, records: Mapping[tuple[str, ...], Record]) -> None:
-    """Print the tables of a study and write them to ``output_dir/tables``."""
+    """Print the tables of a study and write them."""
     from qbench.details import find_details
     from qbench.report.studies import results, rich_tables, write_study
 
     rows = rows_of(asked.study, asked.cells, records)
     found_ids = [record.run_id for record in records.values()]
-    details, problems = find_details(asked.output_dir / "records", found_ids)
+    details, problems = find_details(asked.records, found_ids)
     found = results(asked.study, rows, details, asked.examples)
     console.print(f"\nstudy {asked.study.name}: {asked.study.summary}", style="bold", markup=False, highlight=False)
     console.print(f"source: {asked.study.source}\n", markup=False, highlight=False)
@@ -173,11 +210,11 @@ def _show(asked: _Asked, console: Console, records: Mapping[tuple[str, ...], Rec
     for line in filter(None, [found.verdict, *(f"note: {note}" for note in (*found.notes, *problems))]):
         console.print(line, markup=False, highlight=False)
     try:
-        for path in write_study(found, asked.output_dir / "tables"):
+        for path in write_study(found, asked.tables):
             console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     except OSError as error:
         raise NoRoomError(
-            f"{asked.output_dir / 'tables'} cannot be written ({error.strerror or error}); the records are kept, and "
+            f"{asked.tables} cannot be written ({error.strerror or error}); the records are kept, and "
             "the same command makes the tables once there is room"
         ) from error
 

@@ -55,9 +55,13 @@ def import_beside(config_dir: str | None) -> None:
 
 
 def composed(
-    sweeps: Sequence[Sequence[str]], about_the_sweep: Sequence[str], config_dir: str | None, multirun: bool
+    sweeps: Sequence[Sequence[str]],
+    about_the_sweep: Sequence[str],
+    config_dir: str | None,
+    multirun: bool,
+    to_run: bool = True,
 ) -> tuple[list[list[Cell]], HydraSettings]:
-    """The cells of each sweep and how to run them all.
+    """The cells of each sweep and how to run them all; ``to_run`` is that of :func:`compose_sweeps`.
 
     Raises:
         ConfigError: Everything that is wrong with either.
@@ -71,7 +75,7 @@ def composed(
     except ConfigError as error:
         problems += error.problems
     try:
-        cells = compose_sweeps(sweeps, folder, multirun, default_threads(settings.launcher))
+        cells = compose_sweeps(sweeps, folder, multirun, default_threads(settings.launcher), to_run)
     except ConfigError as error:
         problems += error.problems
     if problems:

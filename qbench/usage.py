@@ -105,7 +105,7 @@ examples
   qbench store gc --keep-bytes 5GB --dry-run
 """
 _STUDY = """\
-usage: qbench study [NAME [KEY=VALUE | ROW:KEY=VALUE ...]] [--rows NAMES] [--config-dir DIR]
+usage: qbench study [NAME [KEY=VALUE | ROW:KEY=VALUE ...]] [--rows NAMES] [--records DIR] [--config-dir DIR]
 
 All runs of a published study as one sweep, and its table with the study's numbers beside ours. Without a name: which
 studies there are.
@@ -114,12 +114,14 @@ studies there are.
   KEY=VALUE          as in qbench run -m, for every run of the study; tiny=true makes it a test of a minute
   ROW:KEY=VALUE      for the runs of one row, or of those that ROW is a pattern for
   --rows NAMES       these rows alone: names with commas between, * for any text
+  --records DIR      run nothing: the tables of the records in DIR, wherever they were made
   --config-dir DIR   your own options and studies
 
 examples
   qbench study e
   qbench study b seed=0,1,2 measure=none dry=true
   qbench study d --rows 'mnist_*'
+  qbench study b --records docs/results/studies/records
 """
 _DOCTOR = """\
 usage: qbench doctor

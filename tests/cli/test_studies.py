@@ -95,6 +95,30 @@ def test_over_seeds_and_again(own: Bench) -> None:
     assert len(list((own.outputs / "records").glob("*.json"))) == 4
 
 
+def test_records_of_another_place_make_the_same_tables_and_nothing_runs(own: Bench) -> None:
+    assert own(*pair(own, "seed=0,1")).code == 0
+    page = own.outputs / "tables" / "study_pair.md"
+    written = page.read_text()
+    made = own.outputs.rename(own.home / "elsewhere") / "records"
+    own.store.rename(own.home / "gone")
+    done = own(*pair(own, "seed=0,1", "threads=2", "--records", str(made)))
+    assert done.code == 0, done.err
+    assert "plan" not in done.out and page.read_text() == written
+    assert [one.name for one in own.outputs.iterdir()] == ["tables"] and not own.store.exists()
+
+    for path in made.glob("*.json"):
+        record = load_record(path)
+        if record.seed == 1 and record.method == "linear":
+            path.unlink()
+    some = own(*pair(own, "seed=0,1,2", "--records", str(made)))
+    assert some.code == 0 and f"note: 3 of 6 runs have no record in {made}" in some.out
+    assert [row["n_seeds"] for row in figures(own)][:2] == ["2", "1"]
+
+    none = own(*pair(own, "seed=5", "--records", str(made)))
+    assert none.code == 2
+    assert f"--records {made}: none of its 3 records is of a run of study pair." in none.err
+
+
 def test_one_seed_has_its_interval_over_images_and_settings_get_rows(own: Bench) -> None:
     assert own(*pair(own, "bits=4,2")).code == 0
     rows = figures(own)
@@ -170,7 +194,11 @@ def test_asked_wrongly(bench: Bench) -> None:
         ("b", "--rows", "vgg*,small"): "--rows small: study b has no such row. Rows: small_cnn, mobilenet, vgg16.",
         ("--rows", "vgg16"): "--rows vgg16: of which study? Its name comes first: qbench study NAME --rows vgg16.",
         ("b", "--rows"): "--rows: a list of rows is missing after it.",
-        ("e", "-m"): "unknown flag '-m'; flags of study are --rows NAMES and --config-dir DIR, keys are KEY=VALUE.",
+        ("e", "-m"): "unknown flag '-m'; flags of study are --rows NAMES, --records DIR and --config-dir DIR, keys "
+        "are KEY=VALUE.",
+        ("--records", "x"): "--records x: of which study? Its name comes first: qbench study NAME --records x.",
+        ("b", "--records", "nowhere"): "--records nowhere: no such folder.",
+        ("b", "--records", "x", "hydra/launcher=joblib"): "nothing runs with it; leave hydra/launcher=joblib out.",
         ("e", "--config-dir", "nowhere"): "--config-dir nowhere: no such folder.",
     }
     for words, message in refused.items():
