@@ -19,7 +19,12 @@ TORCH = Choice("torch", "qbench.runtime.torch_runtime.TorchRuntime", {"channels_
 INTEGER = Choice("integer", "qbench.runtime.integer.IntegerRuntime", {"check": False})
 ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version decide what runtime=auto may choose
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
-METHOD_VERSIONS = {"qbench.methods.qat.QAT": 2}  # of methods that make another artefact of the same parameters by now
+METHOD_VERSIONS = {  # of methods that make another artefact of the same parameters by now
+    "qbench.methods.qat.QAT": 2,
+    "qbench.methods.ptq.PTQ": 2,
+    "qbench.methods.hybrid.Hybrid": 2,
+    "qbench.methods.prune.Prune": 2,
+}
 _Fields = TypeVar("_Fields", TrainConfig, AugmentConfig, TrainerConfig)
 
 

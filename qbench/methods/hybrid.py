@@ -140,9 +140,7 @@ class Hybrid:
             check_effect(program, program)  # raises, saying what is missing
         table = self._measured(program, options, context)
         picks, extra = self._choose(program, table, context)
-        compressed = _with_picks(program, table, picks)
-        if self.act_bits is not None:
-            compressed = with_static_edges(compressed, context, self.act_bits)
+        compressed = self._shipped(program, table, picks, context)
         check_effect(program, compressed)
         facts = {"sensitivity": {"kind": self.sensitivity, **extra, "layers": _shown(table, picks)}}
         return replace(compressed, provenance={**compressed.provenance, **facts})
@@ -217,6 +215,11 @@ class Hybrid:
             raise MethodError(f"budget={self.budget}", f"the smallest that these candidates allow is {smallest}")
         return allocate(costs, _harms(table), limit), {}
 
+    def _shipped(self, program: Program, table: Table, picks: list[int], context: Context) -> Program:
+        """The network with these options, its activations quantized where that is asked."""
+        chosen = _with_picks(program, table, picks)
+        return chosen if self.act_bits is None else with_static_edges(chosen, context, self.act_bits)
+
     def _smallest_within(
         self, program: Program, table: Table, context: Context, percent: float
     ) -> tuple[list[int], float]:
@@ -225,7 +228,7 @@ class Hybrid:
 
         def attempt(size: int) -> tuple[list[int], float]:
             picks = allocate(costs, harms, size)
-            differs = _predicted(_with_picks(program, table, picks), context) != wanted
+            differs = _predicted(self._shipped(program, table, picks, context), context) != wanted
             return picks, 100.0 * float(differs.double().mean())
 
         low, high = cheapest_total(costs), sum(max(own) for own in costs)

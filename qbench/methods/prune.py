@@ -104,7 +104,8 @@ class Prune:
             return self._tuned(baseline, targets, context)
         masks = self.masks({layer: baseline.weight(layer) for layer in targets}, targets)
         pruned: dict[str, Encoding] = {
-            f"{layer}.weight": sparse_float(baseline.weight(layer), mask) for layer, mask in masks.items()
+            f"{layer}.weight": sparse_float(baseline.weight(layer), mask & _mask_of(baseline, layer))
+            for layer, mask in masks.items()
         }
         return baseline.with_tensors(pruned)
 
@@ -127,7 +128,8 @@ class Prune:
                 raise MethodError(where, f"is {own!r}; allowed are 0 (whole) to {LARGEST_SPARSITY}")
             chosen.update(dict.fromkeys(matching, float(own)))
         if self.group is not None and any(chosen.values()):
-            raise MethodError("method.overrides", f"beside pattern={self.pattern} a layer is left whole (0) or not")
+            key = "method.first_last_sparsity" if self.first_last_sparsity else "method.overrides"
+            raise MethodError(key, f"beside pattern={self.pattern} a layer is left whole (0) or not")
         return {name: own for name, own in chosen.items() if own != 0 and (own or self.sparsity or self.group)}
 
     def masks(
@@ -148,16 +150,17 @@ class Prune:
     def _tuned(self, baseline: Program, targets: Mapping[str, float | None], context: Context) -> Program:
         tune = context.tuner(f"epochs={self.epochs}")
         network = TrainableProgram(baseline, fold=False)
-        masked = {layer: MaskedWeight(_mask_of(baseline, layer)) for layer in targets}
+        earlier = {layer: _mask_of(baseline, layer) for layer in targets}
+        masked = {layer: MaskedWeight(mask) for layer, mask in earlier.items()}
         for layer, quantizer in masked.items():
             network.quantize_weight(layer, quantizer)
 
         def prune_further(step: int, total: int) -> None:
             ramp = min(round(self.ramp_fraction * total), total - 1)
             if masked and step <= ramp and (step == ramp or step % max(1, ramp // UPDATES) == 0):
-                weights = {layer: network.latent(layer) for layer in masked}
+                weights = {layer: network.latent(layer) * earlier[layer].to(context.device) for layer in masked}
                 for layer, mask in self.masks(weights, targets, cubic_share(step, ramp)).items():
-                    masked[layer].mask.copy_(mask)
+                    masked[layer].mask.copy_(mask & earlier[layer].to(context.device))
 
         # the last epoch, not the best one: that may have been validated before all was pruned
         tuning = Tuning(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, keep="last")

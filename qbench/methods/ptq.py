@@ -120,10 +120,11 @@ class PTQ:
         compressed = self._with_edges(self.weights.encode_layers(reference, layers), context)
         if self.rounding != "nearest":
             compressed = self._reconstructed(compressed, reference, context)
-        if self.correction == "bias":
-            compressed = correct_biases(compressed, reference, context)
-        elif self.correction == "statistics":
-            compressed = match_statistics(compressed, reference, context)
+        if self.correction != "none":
+            correct = correct_biases if self.correction == "bias" else match_statistics
+            corrected = correct(compressed, reference, context)
+            # channels are elsewhere now, by up to a factor of 16: activations are as they will be, ranges follow them
+            compressed = self._with_edges(replace(corrected, edges={}), context)
         check_effect(folded, compressed)
         return compressed
 

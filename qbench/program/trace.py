@@ -37,7 +37,10 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> Program:
         try:
             traced = fx.symbolic_trace(module)
         except (fx.proxy.TraceError, NameError, TypeError, ValueError, RuntimeError) as error:
-            reason = f"its forward cannot be traced ({_short(error)}); write it without branches on values"
+            reason = (
+                f"its forward cannot be traced ({_short(error)}), and a file of any method, also of one that quantizes "
+                "weights alone, holds the traced graph; write it without branches on values"
+            )
             raise MethodError(type(module).__name__, reason) from error
         try:
             expected = _Shapes(traced).run(images.clone())  # its first layer may work in place

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from calling import Bench
+from calling import ROOT, Bench
 from torchvision.io import write_png
 
 from qbench.record import Record, load_record
@@ -205,6 +205,17 @@ def test_asked_wrongly(bench: Bench) -> None:
         done = bench("study", *words)
         assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1
     assert not bench.outputs.exists()
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c", "d", "e"])
+def test_the_committed_tables_are_those_of_the_committed_records(bench: Bench, name: str) -> None:
+    results = ROOT / "docs" / "results" / "studies"
+    done = bench("study", name, "--records", str(results / "records"))
+    assert done.code == 0, done.err
+    for suffix in ("md", "csv", "json"):
+        made = (bench.outputs / "tables" / f"study_{name}.{suffix}").read_text()
+        committed = (results / "tables" / f"study_{name}.{suffix}").read_text()
+        assert made.replace(f"{results}/", "docs/results/studies/") == committed, "stale: `make docs` rebuilds it"
 
 
 @pytest.mark.slow

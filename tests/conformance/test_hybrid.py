@@ -130,6 +130,16 @@ def test_a_drop_budget_changes_no_more_predictions_than_it_says(percent: float) 
     assert told == pytest.approx(100 * float(changed.double().mean()), abs=1e-3) and told <= percent
 
 
+@pytest.mark.parametrize("percent", [10.0, 20.0])
+def test_a_drop_budget_is_of_the_network_with_its_activations_quantized(percent: float) -> None:
+    program = compress(make("hybrid", budget=f"drop:{percent}", act_bits=2), network("residual"))
+    seen = torch.cat([*CALIBRATED.calibration])
+    changed = materialize(program)(seen).argmax(1) != materialize(network("residual"))(seen).argmax(1)
+    told = program.provenance["sensitivity"]["changed_percent"]
+    assert program.edges and 0 < told <= percent
+    assert told == pytest.approx(100 * float(changed.double().mean()), abs=1e-3)
+
+
 def test_a_looser_drop_is_no_larger() -> None:
     sizes = [len(to_bytes(compress(make("hybrid", budget=f"drop:{p}"), network("residual")))) for p in (0, 20, 100)]
     assert sizes == sorted(sizes, reverse=True) and sizes[2] < sizes[0]

@@ -131,6 +131,17 @@ def test_pruning_again_prunes_further() -> None:
     assert all(not bool((masks(twice)[name] & ~mask).any()) for name, mask in masks(once).items())
 
 
+@pytest.mark.parametrize("sparsity", [0.2, 0.75])
+def test_gradual_pruning_of_a_pruned_network_revives_nothing(sparsity: float) -> None:
+    """The ramp starts at no sparsity at all: at its first step everything would be kept again."""
+    once = compress(Prune(sparsity=0.5), network("residual"))
+    seen, twice = watched(Prune(sparsity=sparsity, epochs=1), once, 50)
+    assert max(seen) == sum(kept(once).values()) and seen[-1] == 928 - round(max(sparsity, 0.5) * 928)
+    assert all(not bool((masks(twice)[name] & ~mask).any()) for name, mask in masks(once).items())
+    alone = compress(Prune(sparsity=sparsity), once)
+    assert all(not bool((masks(alone)[name] & ~mask).any()) for name, mask in masks(once).items())
+
+
 # --- gradually
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from qbench.methods.base import Context
 from qbench.methods.linear import Linear
 from qbench.methods.ptq import PTQ
 from qbench.methods.reconstruction import block_segments, layer_segments
-from qbench.methods.static_edges import ActivationRange
+from qbench.methods.static_edges import ActivationRange, with_static_edges
 from qbench.program.encodings import Affine
 from qbench.program.graph import Program
 from qbench.program.materialize import materialize
@@ -36,13 +37,15 @@ def error(program: Program, net: str = "residual") -> float:
     return float((materialize(program)(pictures) - materialize(network(net))(pictures)).square().mean())
 
 
+def scales(program: Program) -> dict[str, tuple[Any, int]]:
+    return {name: (spec.scale, spec.zero_point) for name, spec in program.edges.items()}
+
+
 def test_the_defaults_are_those_of_linear_with_activations() -> None:
     linear = Linear(weight_bits=8, act_bits=8).compress(network("residual"), Context(calibration=CALIBRATION))
     made = ptq()
     assert torch.equal(made.weight("stem.0"), linear.weight("stem.0"))
-    assert {name: (spec.scale, spec.zero_point) for name, spec in made.edges.items()} == {
-        name: (spec.scale, spec.zero_point) for name, spec in linear.edges.items()
-    }
+    assert scales(made) == scales(linear)
 
 
 def test_dynamic_edges_are_where_static_ones_would_be_and_need_no_images() -> None:
@@ -77,6 +80,15 @@ def test_learned_rounding_brings_the_logits_nearer(net: str, rounding: str) -> N
 def test_corrections_bring_the_logits_nearer(correction: str) -> None:
     settings: dict[str, Any] = {"weight_bits": 3, "activations": "none"}
     assert error(ptq(correction=correction, **settings)) < error(ptq(**settings))
+
+
+@pytest.mark.parametrize("correction", ["bias", "statistics"])
+def test_ranges_are_those_of_the_corrected_network(correction: str) -> None:
+    """Corrections move and stretch channels: ranges of before would cut them off, or be too wide."""
+    made = ptq(weight_bits=2, correction=correction)
+    bare = replace(made, edges={})
+    again = with_static_edges(bare, Context(calibration=CALIBRATION), 8, ActivationRange())
+    assert scales(made) == scales(again) != scales(ptq(weight_bits=2))
 
 
 def test_segments_cover_each_layer_once_in_order() -> None:
