@@ -1,5 +1,6 @@
 """The methods page is rebuilt from the methods themselves, and the committed one is not stale."""
 
+import re
 from pathlib import Path
 
 from qbench.catalog import options
@@ -17,6 +18,7 @@ def test_every_method_has_a_section_with_its_parameters() -> None:
 
 def test_every_section_says_what_the_method_is() -> None:
     for section in methods_region().split("\n## "):
+        assert re.search(r"^(- )?(Papers?|Source): ", section, re.MULTILINE), section[:80]
         assert "Idea: " in section, section[:80]
         assert "Cost: " in section, section[:80]
 

@@ -3,7 +3,8 @@
 Papers: Courbariaux, Bengio, David, "Training deep neural networks with low precision multiplications",
 arXiv:1412.7024; Gysel, Motamedi, Ghiasi, "Hardware-oriented Approximation of Convolutional Neural Networks"
 (Ristretto), arXiv:1604.03168.
-Idea: fixed point whose fraction length is chosen per group of numbers. Layers still follow one another by shifts alone.
+Idea: fixed point whose fraction length is chosen per group of numbers. Layers still follow one another by shifts,
+but for an average over a window that is no power of two, which divides.
 Assumptions: the calibration images show the range that activations will have.
 Cost: one pass over the calibration images, two for range=mse.
 Deviations: fraction lengths are fixed after calibration (Courbariaux et al. adapt them while training); batch norms are

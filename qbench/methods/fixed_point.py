@@ -1,11 +1,14 @@
 """Fixed point: one format Qm.n for all weights and activations of the network.
 
+Paper: Gupta et al., "Deep Learning with Limited Numerical Precision", arXiv:1502.02551.
 Idea: every number is an integer times 2^-n, with a sign bit, m integer and n fraction bits. Products and sums need no
-scales, and going from one layer to the next is a shift (:mod:`qbench.program.lower`).
+scales, and going from one layer to the next is a shift (:mod:`qbench.program.lower`), but for an average over a window
+that is no power of two, which divides.
 Assumptions: one m suits weights and activations alike. It seldom does: weights are small and activations large, which
 is why deep networks need 16 bits this way, and why there is dynamic fixed point.
 Cost: one pass over the calibration images, two for range=sqnr.
-Deviations: batch norms are folded first; biases are stored as int32 in the unit of the sums, 2^-(n_input + n_weight).
+Deviations: rounding is to the nearest, not stochastic; batch norms are folded first; biases are stored as int32 in the
+unit of the sums, 2^-(n_input + n_weight).
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Storage of every tensor as float32, float16 or bfloat16; arithmetic stays float32.
 
+Source: IEEE 754 for 32 and 16 bits; bfloat16: Kalamkar et al., arXiv:1905.12322.
 Idea: the cheapest compression there is, and with float32 the baseline all others are compared with.
 Assumptions: float16 overflows past 65,504 (an error here); bfloat16 keeps float32's range with 8 significant bits.
 Cost: no data, one pass over the weights.

@@ -1,5 +1,6 @@
 """Octization: q = trunc(w * (2^n - 1)), written in octal.
 
+Source: the study that names it; ``qbench study d`` repeats it.
 Idea: that of ``standard`` with the fraction dropped instead of rounded. Octal is a way to write the codes and changes
 nothing that is stored: a code is the same number of bits in any notation.
 Assumptions: those of ``standard``. Truncation moves every weight towards zero, by half a step on average, and its error

@@ -1,5 +1,6 @@
 """Standard quantization as teaching texts write it: q = round(w * (2^n - 1)), with no scale.
 
+Source: the study that sets it against octization; ``qbench study d`` repeats it.
 Idea: weights are taken as lying in [-1, 1]; n bits hold the magnitude and one more the sign, r = q / (2^n - 1).
 Assumptions: the weights do lie there and use the range; those of trained layers are often below 0.1, so that most
 codes are never used. A layer with weights beyond 1 gets the bits its codes need, and the row says so.

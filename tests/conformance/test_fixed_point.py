@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from qbench.errors import MethodError
 from qbench.methods.base import Context
@@ -17,6 +18,7 @@ from qbench.program.graph import Node, Program
 from qbench.program.integer.network import IntegerModule
 from qbench.program.lower import lower
 from qbench.program.materialize import materialize
+from qbench.program.trace import trace
 from qbench.program.transform import quantizable_edges
 from qbench.quant.fixed_point import holding
 
@@ -55,6 +57,20 @@ def test_layers_follow_one_another_by_shifts_alone(case: str, net: str) -> None:
     assert set(found) == ({"1"} if net == "mlp" else {"stem.0", "depthwise.0", "add"})
     assert all(requantizer.is_shift for requantizer in found.values())
     assert math.frexp(float(integers.output_scale.flatten()[0]))[0] == 0.5
+
+
+@pytest.mark.parametrize("size, divides", [(8, False), (7, True)])
+def test_only_an_average_over_no_power_of_two_is_more_than_a_shift(size: int, divides: bool) -> None:
+    pool = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        program = trace(pool, (3, size, size))
+    seen = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(6))
+    made = DynamicFixedPoint().compress(program, Context(calibration=[seen]))
+    found = [(name, one.is_shift) for name, one in lower(made).requantizers()]
+    assert found == [("0", True), ("2", not divides)]
 
 
 @pytest.mark.parametrize("case", METHODS)
