@@ -126,6 +126,7 @@ results-accuracy: export QBENCH_OUTPUTS = outputs/accuracy
 results-accuracy: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
 results-accuracy: $(READY_DEV) ## the part of results that is in docs/results/accuracy (hours; resumable)
 	$(call run_sweeps,accuracy,measure=none)
+	$(BIN)/python -m qbench.report.goals $(RESULTS)/accuracy --details outputs/accuracy/details
 	$(BIN)/qbench report $(RESULTS)/accuracy/records
 
 results-studies: export QBENCH_OUTPUTS = outputs/studies

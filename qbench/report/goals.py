@@ -2,9 +2,12 @@
 
 python -m qbench.report.goals docs/results/accuracy            rewrite README.md from goals.yaml and records/
 python -m qbench.report.goals docs/results/accuracy --check    fail if it is stale
+python -m qbench.report.goals docs/results/accuracy --details outputs/accuracy/details
+                                                               first take the details of the runs set against others
 
 ``goals.yaml`` maps the name of a region to ``dataset``, ``model``, ``columns`` (those of ``COLUMNS``), ``judged_by``
-(value, or interval: the goal holds for its worse end), ``run`` (overrides that all its rows share) and ``rows``. A row
+(value, or interval: the goal holds for its worse end), ``ratio`` (true: also how many times smaller the file is),
+``run`` (overrides that all its rows share) and ``rows``. A row
 has ``run`` (the other overrides of its command, which find its record), ``what`` (a name; without one the row is called
 by its ``run``) and, where there is one, ``goal``: the most points of top-1 it may lose, or the least agreement with the
 integer reference in percent. A row with ``against`` (overrides of another run) is set against that run, over the images
@@ -21,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from qbench.details import Details, find_details
+from qbench.details import FOLDER, Details, find_details
 from qbench.files import write_atomic
 from qbench.record import Record, load_records
 from qbench.report.agreement import agreement_cells, answer_cells
@@ -112,15 +115,16 @@ def _fits(record: Record, key: str, value: Any) -> bool:
 
 def _loss(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:
     goal, worst = row.get("goal"), row.get("judged_by") == "interval"
+    cells = {} if goal is None else {"goal": f"{goal:g}"}
     if record is None or record.delta_points is None:
-        return {"goal": _points(goal), "points lost [95 %]": "not run", "file, kB": "", "reached": ""}
-    judged = record.delta_low_points if worst and record.delta_low_points is not None else record.delta_points
-    return {
-        "goal": _points(goal),
-        "points lost [95 %]": points_lost(record),
-        "file, kB": _kilobytes(record.size_bytes),
-        "reached": "" if goal is None else ("yes" if -judged <= goal + 1e-9 else "no"),
-    }
+        return {**cells, "points lost [95 %]": "not run", "file, kB": "", **({"reached": ""} if cells else {})}
+    cells.update({"points lost [95 %]": points_lost(record), "file, kB": _kilobytes(record.size_bytes)})
+    if row.get("ratio") and record.compression_ratio is not None:
+        cells["smaller"] = f"{record.compression_ratio:.2f}×"
+    if goal is not None:
+        judged = record.delta_low_points if worst and record.delta_low_points is not None else record.delta_points
+        cells["reached"] = "yes" if -judged <= goal + 1e-9 else "no"
+    return cells
 
 
 def _sizes(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:
@@ -134,10 +138,6 @@ def _sizes(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:
         "and entropy-coded, kB": _kilobytes(record.size_bytes),
         "ratio": "" if record.compression_ratio is None else f"{record.compression_ratio:.1f}×",
     }
-
-
-def _points(goal: float | None) -> str:
-    return "" if goal is None else f"{goal:g}"
 
 
 def points_lost(record: Record) -> str:
@@ -168,19 +168,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Rebuild the tables of goals of a folder's README.md.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is stale")
+    parser.add_argument("--details", type=Path, help="where to take the details of runs that are set against others")
     options = parser.parse_args(arguments)
+    goals = yaml.safe_load((options.folder / "goals.yaml").read_text(encoding="utf-8"))
     records, problems = load_records(options.folder / "records")
+    if options.details is not None:
+        _take_details(goals, records, options.details, options.folder / FOLDER)
     details, of_details = find_details(options.folder / "records", [record.run_id for record in records])
     for problem in (*problems, *of_details):
         print(problem)
     document = options.folder / "README.md"
     before = after = document.read_text(encoding="utf-8")
-    for name, region in yaml.safe_load((options.folder / "goals.yaml").read_text(encoding="utf-8")).items():
+    for name, region in goals.items():
         after = with_region(after, goals_table(region, records, details), name)
     if options.check:
         return int(after != before)
     write_atomic(document, after.encode())
     return 0
+
+
+def _take_details(goals: Mapping[str, Any], records: Sequence[Record], source: Path, to: Path) -> None:
+    """Copy the details without which runs cannot be paired over images, and no others: they are many."""
+    for region in goals.values():
+        for row in region["rows"]:
+            where = {name: row.get(name, region.get(name)) for name in ("dataset", "model")}
+            runs = [" ".join(filter(None, [region.get("run"), row["run"]])), row["against"]] if "against" in row else []
+            for record in filter(None, (record_of(run, where, records) for run in runs)):
+                if (path := source / f"{record.run_id}.json").is_file():
+                    write_atomic(to / path.name, path.read_bytes())
 
 
 if __name__ == "__main__":

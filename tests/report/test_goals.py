@@ -85,12 +85,7 @@ def test_a_goal_may_hold_for_the_whole_interval() -> None:
     assert cells(goals_table(region(judged_by="interval"), records))[-1] == "no"
     strict = region(rows=[{"what": "w", "run": RUN, "goal": 0.39}])
     assert cells(goals_table(strict, records))[-1] == "no"
-    assert cells(goals_table(region(rows=[{"what": "w", "run": RUN}]), records))[2:] == [
-        "",
-        "0.40 [-0.12, 0.62]",
-        "2,346",
-        "",
-    ]
+    assert cells(goals_table(region(rows=[{"what": "w", "run": RUN}]), records))[2:] == ["0.40 [-0.12, 0.62]", "2,346"]
 
 
 def test_parameters_of_steps_are_found_and_of_several_records_the_plainest_is_taken() -> None:
@@ -181,7 +176,7 @@ def test_goals_and_runs_name_the_same_commands(folder: str) -> None:
             assert asked.pop("runtime") == PEERS[asked["method"]]  # which a file of theirs brings with it
         assert any(
             line.keys() >= asked.keys() - {"method.lr"}
-            and all(value in line[key].split(",") for key, value in asked.items() if key in line)
+            and all(value in (line[key], *line[key].split(",")) for key, value in asked.items() if key in line)
             for line in sweeps(folder)
         ), run
 
@@ -205,6 +200,29 @@ def test_deployed_networks_are_six_on_every_runtime() -> None:
 def sweeps(folder: str) -> list[dict[str, str]]:
     lines = (ROOT / "docs/results" / folder / "runs.txt").read_text().splitlines()
     return [dict(word.split("=", 1) for word in line.split()) for line in lines if line and line[0] != "#"]
+
+
+def test_rows_without_a_goal_have_no_columns_for_it_and_ratios_are_shown_where_asked() -> None:
+    plain = {"what": "W4A8", "run": RUN}
+    table = goals_table(region(rows=[plain], ratio=True), [record("f", params={"rounding": "adaround"})])
+    titles = [cell.strip() for cell in table.splitlines()[0].strip("|").split("|")]
+    assert titles == ["what", "command", "points lost [95 %]", "file, kB", "smaller"]
+    assert cells(table)[2:] == ["0.40 [-0.12, 0.62]", "2,346", "3.84×"]
+    assert "goal" not in goals_table(region(rows=[plain]), []) and "not run" in goals_table(region(rows=[plain]), [])
+
+
+def test_details_of_runs_set_against_others_are_taken_and_no_more(tmp_path: Path) -> None:
+    source = tmp_path / "made"
+    for name, bits in (("a" * 12, 3), ("b" * 12, 4), ("c" * 12, 8)):
+        record(name, method="linear", weight_bits=bits).save(tmp_path / "docs" / "records")
+        Details(name, None).save(source)
+    row = {"what": "x", "dataset": "cifar10", "model": "vgg16", "run": "method=linear bits=4"}
+    goals = {"one": {"rows": [{**row, "against": "method=linear bits=3"}]}, "two": {"rows": [row]}}
+    (tmp_path / "docs" / "goals.yaml").write_text(yaml.safe_dump(goals))
+    regions = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in goals)
+    (tmp_path / "docs" / "README.md").write_text(regions)
+    assert main([str(tmp_path / "docs"), "--details", str(source)]) == 0
+    assert sorted(path.stem for path in (tmp_path / "docs" / "details").iterdir()) == ["a" * 12, "b" * 12]
 
 
 def test_a_stale_folder_is_rewritten(tmp_path: Path) -> None:
