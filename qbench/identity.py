@@ -20,7 +20,8 @@ INTEGER = Choice("integer", "qbench.runtime.integer.IntegerRuntime", {"check": F
 ENGINES = ("onnxruntime", "openvino")  # packages whose presence and version decide what runtime=auto may choose
 WHEREABOUTS = frozenset({"download"})  # parameters that say where data comes from, not what it is
 METHOD_VERSIONS = {  # of methods that make another artefact of the same parameters by now
-    "qbench.methods.qat.QAT": 2,
+    "qbench.methods.qat.QAT": 3,
+    "qbench.methods.integer.Integer": 2,
     "qbench.methods.ptq.PTQ": 2,
     "qbench.methods.hybrid.Hybrid": 2,
     "qbench.methods.prune.Prune": 2,

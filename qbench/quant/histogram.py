@@ -105,9 +105,11 @@ def entropy_range(histogram: Histogram, qmin: int, qmax: int) -> tuple[float, fl
     qmax - qmin + 1 levels and spread evenly over the bins of each level that were not empty.
 
     Source: Migacz, "8-bit Inference with TensorRT", GTC 2017. Deviations: ranges of any sign, both ends of which
-        shrink by one factor; the divergence is taken over the bins that hold values.
+        shrink by one factor; the divergence is taken over the bins that hold values; the bin of zero counts what its
+        neighbours do. What a ReLU cuts off is zero, which every grid holds exactly; such a peak merged with other
+        values is all that the divergence would see, and with few levels the narrowest range the one with the least.
     """
-    levels = qmax - qmin + 1
+    levels, counts = qmax - qmin + 1, _without_zeros(histogram)
     width = (histogram.high - histogram.low) / len(histogram.counts)
     best, best_divergence = (histogram.low, histogram.high), float("inf")
     for low, high in _candidates(histogram):
@@ -115,10 +117,20 @@ def entropy_range(histogram: Histogram, qmin: int, qmax: int) -> tuple[float, fl
         last = max(first + 1, round((high - histogram.low) / width))
         if last - first < levels:
             continue  # fewer bins than levels: nothing would be lost, and nothing be known
-        divergence = _divergence(histogram.counts, first, last, levels)
+        divergence = _divergence(counts, first, last, levels)
         if divergence < best_divergence:
             best, best_divergence = (low, high), divergence
     return best
+
+
+def _without_zeros(histogram: Histogram) -> Tensor:
+    """The counts with that of the bin of zero, if there is one, replaced by the mean of those beside it."""
+    counts = histogram.counts.clone()
+    zero = int(-histogram.low / (histogram.high - histogram.low) * len(counts)) if histogram.low <= 0.0 else -1
+    if 0 <= zero < len(counts):
+        beside = torch.cat([counts[max(zero - 1, 0) : zero], counts[zero + 1 : zero + 2]])
+        counts[zero] = beside.mean()
+    return counts
 
 
 def _divergence(counts: Tensor, first: int, last: int, levels: int) -> float:

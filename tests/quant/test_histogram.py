@@ -85,6 +85,18 @@ def test_entropy_drops_a_lone_outlier_and_keeps_the_bulk(bits: int) -> None:
     assert float((high < RECTIFIED).double().mean()) < (0.01 if bits == 8 else 0.1)
 
 
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_entropy_does_not_mind_how_many_values_a_relu_cut_off(bits: int) -> None:
+    """Zero is on every grid: a peak there says nothing about the range of the others."""
+    tail = torch.empty(50_000).exponential_(generator=torch.Generator().manual_seed(1))
+    ends = [
+        entropy_range(histogram(torch.cat([torch.zeros(zeros), tail])), *integer_grid(bits))[1]
+        for zeros in (1, 50_000, 500_000)
+    ]
+    assert ends[0] == ends[1] == ends[2]
+    assert float((tail > ends[0]).double().mean()) < (0.001 if bits == 8 else 0.01)
+
+
 def test_entropy_keeps_everything_where_nothing_is_lost() -> None:
     """Values on as many levels as the grid has: no range is better than all of it."""
     levels = torch.arange(16).repeat(1000).float()
