@@ -10,8 +10,8 @@ Cost: sensitivity=loss runs layers x options x images through the network from t
 per image; sqnr takes no data. Budgets of drop:P add about ten passes over the calibration images.
 Deviations: encodings compete too (k-means codebooks, uniform grids, pruning with a codebook for what is kept); drop:P
 is the smallest network, found by bisection over its size, whose predictions change on at most P % of the calibration
-images, which bounds the accuracy it loses on them; no labels are used. Activations, where asked, get the same bits
-everywhere.
+images, which bounds the accuracy it loses on them, corrections and activations included; no labels are used.
+Activations, where asked, get the same bits everywhere. Corrections come after the choice: harms are those of before.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from qbench.methods import sensitivity
 from qbench.methods.affine_weights import AffineWeights
 from qbench.methods.base import Context, Needs, check_effect, check_finite, require_one_of, require_within
 from qbench.methods.budget import Budget
+from qbench.methods.corrections import correct_biases, match_statistics
 from qbench.methods.kmeans import GRANULARITIES, KMeans
 from qbench.methods.layer_bits import bits_by_layer
 from qbench.methods.static_edges import with_static_edges
@@ -42,6 +43,7 @@ from qbench.quant.pruning import keep_largest
 
 ENCODINGS = ("kmeans", "linear", "pruned")
 RANGES = ("minmax", "mse")
+CORRECTIONS = ("none", "bias", "statistics")
 LARGEST_BITS = 8
 ANY_BITS = -1  # of a layer no parameter fixes
 CLOSE_ENOUGH = 0.01  # relative width at which the bisection over sizes ends
@@ -85,6 +87,8 @@ class Hybrid:
         sensitivity_images: Most calibration images for it.
         granularity: per_layer or per_channel: what shares a codebook. Linear grids have a scale per output channel.
         range: minmax or mse: how linear grids cover the weights.
+        correction: none; bias: restore the channels' means behind the layers that were chosen for; statistics: their
+            standard deviations too.
         act_bits: Bits per activation, 2..16; None keeps activations float.
         fold_batch_norm: Merge batch norms into the layers before.
         first_last_bits: Bits of the first and last layer, whatever their sensitivity; None lets the budget decide.
@@ -99,6 +103,7 @@ class Hybrid:
     sensitivity_images: int = 256
     granularity: str = "per_layer"
     range: str = "mse"
+    correction: str = "none"
     act_bits: int | None = None
     fold_batch_norm: bool = False
     first_last_bits: int | None = None
@@ -117,12 +122,13 @@ class Hybrid:
         require_within("sensitivity_images", self.sensitivity_images, 1, math.inf)
         require_one_of("granularity", self.granularity, GRANULARITIES)
         require_one_of("range", self.range, RANGES)
+        require_one_of("correction", self.correction, CORRECTIONS)
         require_within("act_bits", self.act_bits, 2, 16)
         require_within("first_last_bits", self.first_last_bits, 1, LARGEST_BITS)
 
     @property
     def needs(self) -> Needs:
-        on_images = self.sensitivity != "sqnr" or self.act_bits is not None
+        on_images = self.sensitivity != "sqnr" or self.act_bits is not None or self.correction != "none"
         return Needs(calibration=on_images or Budget.parse(self.budget).kind == "drop")
 
     def compress(self, baseline: Program, context: Context) -> Program:
@@ -151,6 +157,8 @@ class Hybrid:
         if self.act_bits is not None:
             raise MethodError(f"act_bits={self.act_bits}", "quantizing activations needs calibration images")
         asking = f"sensitivity={self.sensitivity}" if self.sensitivity != "sqnr" else f"budget={self.budget}"
+        if self.sensitivity == "sqnr" and self.correction != "none":
+            asking = f"correction={self.correction}"
         raise MethodError(asking, "needs calibration images")
 
     def _options(self, program: Program) -> Table:
@@ -216,8 +224,11 @@ class Hybrid:
         return allocate(costs, _harms(table), limit), {}
 
     def _shipped(self, program: Program, table: Table, picks: list[int], context: Context) -> Program:
-        """The network with these options, its activations quantized where that is asked."""
+        """The network with these options, corrected and its activations quantized where that is asked."""
         chosen = _with_picks(program, table, picks)
+        if self.correction != "none":
+            correct = correct_biases if self.correction == "bias" else match_statistics
+            chosen = correct(chosen, program, context)
         return chosen if self.act_bits is None else with_static_edges(chosen, context, self.act_bits)
 
     def _smallest_within(

@@ -140,6 +140,25 @@ def test_a_drop_budget_is_of_the_network_with_its_activations_quantized(percent:
     assert told == pytest.approx(100 * float(changed.double().mean()), abs=1e-3)
 
 
+@pytest.mark.parametrize("correction", ["bias", "statistics"])
+@pytest.mark.parametrize("settings", [{}, {"granularity": "per_channel"}, {"encodings": ["pruned"]}, {"act_bits": 4}])
+def test_corrections_bring_the_logits_nearer_at_the_same_choice(correction: str, settings: dict[str, Any]) -> None:
+    seen = torch.cat([*CALIBRATED.calibration])
+    expected = materialize(network("residual"))(seen)
+    settings = {"budget": "avg_bits:2.5", **settings}
+    if "pruned" in settings.get("encodings", ()):
+        settings["budget"] = "avg_bits:3.5"
+    plain, corrected = (
+        compress(make("hybrid", correction=c, **settings), network("residual")) for c in ("none", correction)
+    )
+    errors = [float((materialize(one)(seen) - expected).square().mean()) for one in (corrected, plain)]
+    assert errors[0] < errors[1]
+    assert [row["chosen"] for row in table(plain)] == [row["chosen"] for row in table(corrected)]
+    needy = Hybrid(sensitivity="sqnr", correction=correction)
+    with pytest.raises(MethodError, match=rf"^correction={correction}: needs calibration images"):
+        needy.compress(network("residual"), Context())
+
+
 def test_a_looser_drop_is_no_larger() -> None:
     sizes = [len(to_bytes(compress(make("hybrid", budget=f"drop:{p}"), network("residual")))) for p in (0, 20, 100)]
     assert sizes == sorted(sizes, reverse=True) and sizes[2] < sizes[0]
