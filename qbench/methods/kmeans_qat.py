@@ -5,7 +5,7 @@ Idea: every weight is a centroid, so a centroid's gradient is the sum of those o
     shared values to where the network works best. With ``reassign_steps`` each weight also keeps a float value of its
     own that gradients reach straight through, and every so many steps it joins the centroid that is nearest by then.
 Assumptions: labelled training images. Only indices and centroids are stored, as ``method=kmeans`` stores them.
-Cost: a step takes up to 1.5 times a float one; a few epochs.
+Cost: a step takes 1.1 to 1.4 times a float one; a few epochs.
 Deviations: a centroid is learned as a multiple of (K / N)^(1/4), N weights of K centroids, so that SGD moves it at the
     relative speed of a single weight and one learning rate suits all (the gradient scale 1 / sqrt(N) of learned step
     sizes, Esser et al., arXiv:1902.08153, sec. 2.2). Between assignments the loss does not see where a float value

@@ -9,7 +9,8 @@ python -m qbench.report.goals docs/results/accuracy --details outputs/accuracy/d
 (value, or interval: the goal holds for its worse end), ``ratio`` (true: also how many times smaller the file is),
 ``run`` (overrides that all its rows share) and ``rows``. A row
 has ``run`` (the other overrides of its command, which find its record), ``what`` (a name; without one the row is called
-by its ``run``) and, where there is one, ``goal``: the most points of top-1 it may lose, or the least agreement with the
+by its ``run``), ``weight_bits`` and ``act_bits`` where the command leaves them to the method and other runs differ in
+nothing else, and, where there is one, ``goal``: the most points of top-1 it may lose, or the least agreement with the
 integer reference in percent. A row with ``against`` (overrides of another run) is set against that run, over the images
 that ``details/`` says each got right.
 """
@@ -53,7 +54,7 @@ def goals_table(
     columns = COLUMNS[region.get("columns", "loss")]
     rows = []
     for row in region["rows"]:
-        where = {name: row.get(name, region.get(name)) for name in ("dataset", "model")}
+        where = _where(row, region)
         run = " ".join(filter(None, [region.get("run"), row["run"]]))
         named = "what" in row
         name = {"what": row["what"], "command": f"`qbench run {run}`"} if named else {"run": f"`{row['run']}`"}
@@ -67,12 +68,19 @@ def goals_table(
     return pipe_table({title: [str(row.get(title, "")) for row in rows] for title in titles}) + "\n"
 
 
-def record_of(run: str, where: Mapping[str, str], records: Sequence[Record]) -> Record | None:
+def _where(row: Mapping[str, Any], region: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of a row's record and their values."""
+    beside = {name: row[name] for name in ("weight_bits", "act_bits") if name in row}
+    return {name: row.get(name, region.get(name)) for name in ("dataset", "model")} | beside
+
+
+def record_of(run: str, where: Mapping[str, Any], records: Sequence[Record]) -> Record | None:
     """The record that the overrides describe, of several the one with the fewest parameters of its own.
 
     Args:
         run: The overrides of a command, separated by spaces.
-        where: Columns of the record and what they must be: data set and network.
+        where: Columns of the record and what they must be: data set, network, and bits that the command leaves to the
+            method.
         records: Those to look through.
 
     Raises:
@@ -85,7 +93,7 @@ def record_of(run: str, where: Mapping[str, str], records: Sequence[Record]) -> 
         for record in records
         if record.status == "ok"
         and all(getattr(record, name) == value for name, value in where.items())
-        and all(_fits(record, key, yaml.safe_load(value)) for key, value in asked.items())
+        and all(_fits(record, key, value) for key, value in asked.items())
     ]
     fitting.sort(key=_extras)
     if len(fitting) > 1 and _extras(fitting[0]) == _extras(fitting[1]):
@@ -98,9 +106,10 @@ def _extras(record: Record) -> int:
     return len((record.variant or "").split())
 
 
-def _fits(record: Record, key: str, value: Any) -> bool:
+def _fits(record: Record, key: str, text: str) -> bool:
     if key == "experiment":  # it says what dataset and model say
         return True
+    value = yaml.safe_load(text)
     if key in SHORTHANDS:
         return bool(getattr(record, SHORTHANDS[key]) == value)
     group, _, rest = key.partition(".")
@@ -110,7 +119,7 @@ def _fits(record: Record, key: str, value: Any) -> bool:
         if not isinstance(found, Mapping) or part not in found:
             return False
         found = found[part]
-    return bool(found == value)
+    return bool(found in (value, text))  # YAML reads 2:4 as a number
 
 
 def _loss(record: Record | None, row: Mapping[str, Any]) -> dict[str, str]:
@@ -191,7 +200,7 @@ def _take_details(goals: Mapping[str, Any], records: Sequence[Record], source: P
     """Copy the details without which runs cannot be paired over images, and no others: they are many."""
     for region in goals.values():
         for row in region["rows"]:
-            where = {name: row.get(name, region.get(name)) for name in ("dataset", "model")}
+            where = _where(row, region)
             runs = [" ".join(filter(None, [region.get("run"), row["run"]])), row["against"]] if "against" in row else []
             for record in filter(None, (record_of(run, where, records) for run in runs)):
                 if (path := source / f"{record.run_id}.json").is_file():

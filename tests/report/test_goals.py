@@ -80,6 +80,17 @@ def test_a_row_may_be_set_against_another_run() -> None:
     assert last(one)[-4:] == ["not run", "", "", ""]
 
 
+def test_a_pattern_is_text_and_bits_left_to_the_method_may_be_named() -> None:
+    several = [
+        record("a", params={"pattern": "2:4"}),
+        record("b", params={"pattern": "2:4"}, weight_bits=3, size_bytes=1),
+    ]
+    row = {"what": "w", "run": "method=ptq method.pattern=2:4", "weight_bits": 4}
+    assert cells(goals_table(region(rows=[row]), several))[-1] == "2,346"
+    with pytest.raises(ValueError, match=r"several records fit .*: a, b"):
+        goals_table(region(rows=[{"what": "w", "run": row["run"]}]), several)
+
+
 def test_a_goal_may_hold_for_the_whole_interval() -> None:
     records = [record("f", params={"rounding": "adaround"})]
     assert cells(goals_table(region(judged_by="interval"), records))[-1] == "no"
