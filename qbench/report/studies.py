@@ -80,7 +80,7 @@ def results(
             lines = tuple(_line(table, one, [figure(c, one, compared) for c in table.columns]) for one in of_part)
             sheets.append(Sheet(table.title, tuple(column.title for column in table.columns), lines))
     records = {record.run_id: record for one in rows for of_run in one.runs.values() for record in of_run}
-    notes = (*study.notes, *_missing(sheets), *_warnings(records.values()))
+    notes = (*study.notes, *_missing(sheets), *_failures(rows), *_warnings(records.values()))
     return Results(study, tuple(sheets), verdict(study, compared), notes, tuple(examples), tuple(records.values()))
 
 
@@ -98,6 +98,21 @@ def _missing(sheets: Sequence[Sheet]) -> list[str]:
                 if one.why:
                     where.setdefault((one.why, sheet.title), []).append(f"{title} of {line.label}")
     return [f"n/a in {title!r}: {why} ({_some(cells)})" for (why, title), cells in where.items()]
+
+
+def _failures(rows: Sequence[RowRuns]) -> list[str]:
+    """Runs that failed where others of the row did not, whose figures are then those of the others alone."""
+    found = []
+    for one in rows:
+        for name, of_run in one.runs.items():
+            failed = [record for record in of_run if record.status != "ok"]
+            if failed and len(failed) < len(of_run):
+                seeds = ", ".join(str(record.seed) for record in failed)
+                found.append(
+                    f"{len(failed)} of {len(of_run)} runs failed, {name} of {one.label} (seed {seeds}): "
+                    f"{failed[0].error}. Its figures are of the others."
+                )
+    return found
 
 
 def _some(cells: Sequence[str]) -> str:
@@ -126,9 +141,11 @@ def rows_of(sheet: Sheet) -> dict[str, list[str]]:
 
 def _basis(line: Line) -> str:
     """How many seeds are behind a row, and what its intervals are over where that is something else."""
-    n = max((one.n for one in line.figures), default=0)
+    counts = sorted({one.n for one in line.figures if one.n})
+    n = counts[-1] if counts else 0
+    fewest = f"{counts[0]} to " if counts and counts[0] < n else ""
     over = dict.fromkeys(one.over for one in line.figures if one.over not in ("", "seeds") and "[" in one.text)
-    return ", ".join([f"{n} seed{'s' if n > 1 else ''}", *over]) if n else ""
+    return ", ".join([f"{fewest}{n} seed{'s' if n > 1 else ''}", *over]) if n else ""
 
 
 def _said(value: Any) -> str:

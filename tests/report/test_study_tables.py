@@ -189,6 +189,17 @@ def test_what_is_not_there_says_why(study: Study) -> None:
     assert results(study, given, {}).sheets[0].lines[0].figures[1].value == 9
 
 
+def test_a_run_that_failed_among_others_is_said_and_counted_out(study: Study) -> None:
+    """A mean over the seeds that went well says nothing about the one that did not, unless the page does."""
+    failed = unmade("failed", "f", "digits", "mlp", "x", 3, error="loss is not finite")
+    cut = of_three("c", 90, 91, 92)
+    rounded = [*of_three("r", 85, 85, 85), run("r", 3, 85)]
+    found = results(study, [RowRuns(study.rows[0], "", {"cut": [*cut, failed], "rounded": rounded})], {})
+    told = "1 of 4 runs failed, cut of 8 bits (seed 3): loss is not finite. Its figures are of the others."
+    assert [note for note in found.notes if "failed" in note] == [told]
+    assert "| 3 to 4 seeds |" in markdown(found)
+
+
 def test_warnings_are_notes_once(study: Study) -> None:
     runs = of_three("c", 10, 10, 10, warning="chance level")
     notes = results(study, [RowRuns(study.rows[0], "", {"cut": runs, "rounded": []})], {}).notes
