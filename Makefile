@@ -14,22 +14,15 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 
 # what `make run` runs; any other sweep: make run RUN="-m dataset=synthetic bits=4,2"
 RUN ?= -m method=fp32,linear,kmeans bits=8,4,2 measure=quick train.epochs=12
-# what `make results` sweeps over, for each experiment
-EXPERIMENTS ?= fashion_small_cnn fashion_mobilenet fashion_vgg16_plain cifar10_cnn_282k cifar10_vgg16
-# ... and with what: each line a sweep
-define SWEEPS
-method=fp32,linear bits=8,4,2
-method=kmeans bits=8,4,3,2
-endef
 # what `make results-studies` runs
 STUDIES ?= e b a d c
 RESULTS := docs/results
-# run_sweeps,NAME,WORDS: the sweeps in docs/results/NAME/runs.txt with some words more; their records beside it
+# run_sweeps,FOLDER,WORDS: the sweeps in FOLDER/runs.txt with some words more; their records beside it
 define run_sweeps
-set -e; grep -v '^#' $(RESULTS)/$(1)/runs.txt | while read -r sweep; do $(BIN)/qbench run -m $$sweep $(2); done
-rm -rf $(RESULTS)/$(1)/records
-mkdir -p $(RESULTS)/$(1)/records
-cp outputs/$(1)/records/*.json $(RESULTS)/$(1)/records/
+set -e; grep -v '^#' $(1)/runs.txt | while read -r sweep; do $(BIN)/qbench run -m $$sweep $(2); done
+rm -rf $(1)/records
+mkdir -p $(1)/records
+cp $(QBENCH_OUTPUTS)/records/*.json $(1)/records/
 endef
 
 # study_tables: the tables of all studies, from the records that are there
@@ -41,9 +34,10 @@ endef
 COMMA := ,
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # what measures wants the machine for itself
 .DELETE_ON_ERROR:
 .PHONY: help ready run test test-all faults lint type fmt bench results results-accuracy results-agreement results-exports
-.PHONY: results-studies results-without-vnni docs readme-table clean
+.PHONY: results-main results-studies results-without-vnni docs readme-table clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -109,23 +103,20 @@ bench: $(READY_BENCH) ## qbench beside other libraries; JSON in docs/results/ben
 	$(BIN)/python benchmarks/sweep.py --json $(RESULTS)/benchmarks/sweep.json
 	$(BIN)/python benchmarks/contention.py --json $(RESULTS)/benchmarks/contention.json
 
-results: export SWEEPS := $(SWEEPS)
-results: export QBENCH_OUTPUTS = outputs/results
-results: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
-results: $(READY_DEV) ## the experiments behind docs/results and the README (hours; data from QBENCH_DATA; resumable)
-	set -e; echo "$$SWEEPS" | while read -r sweep; do \
-	  for name in $(EXPERIMENTS); do $(BIN)/qbench run -m experiment=$$name $$sweep measure.max_seconds=8; done; done
-	rm -rf $(RESULTS)/records $(RESULTS)/details
-	mkdir -p $(RESULTS)/records $(RESULTS)/details
-	cp outputs/results/records/*.json $(RESULTS)/records/
-	cp outputs/results/details/*.json $(RESULTS)/details/
+results: results-main results-accuracy results-agreement results-exports results-studies docs ## all of docs/results
+
+results-main: export QBENCH_OUTPUTS = outputs/results
+results-main: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
+results-main: $(READY_DEV) ## the part of results that the README shows (an hour and trainings; a quiet machine; resumable)
+	$(call run_sweeps,$(RESULTS),measure.max_seconds=8)
+	rm -rf $(RESULTS)/details
+	cp -r outputs/results/details $(RESULTS)/details
 	$(BIN)/qbench report $(RESULTS)/records
-	$(MAKE) results-accuracy results-agreement results-exports results-studies docs
 
 results-accuracy: export QBENCH_OUTPUTS = outputs/accuracy
 results-accuracy: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
 results-accuracy: $(READY_DEV) ## the part of results that is in docs/results/accuracy (hours; resumable)
-	$(call run_sweeps,accuracy,measure=none)
+	$(call run_sweeps,$(RESULTS)/accuracy,measure=none)
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/accuracy --details outputs/accuracy/details
 	$(BIN)/qbench report $(RESULTS)/accuracy/records
 
@@ -142,13 +133,13 @@ results-studies: $(READY_DEV) ## the part of results that is in docs/results/stu
 results-agreement: export QBENCH_OUTPUTS = outputs/agreement
 results-agreement: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
 results-agreement: $(READY_DEV) ## the part of results that is in docs/results/agreement (hours, a quiet machine; resumable)
-	$(call run_sweeps,agreement,measure.agreement=always)
+	$(call run_sweeps,$(RESULTS)/agreement,measure.agreement=always)
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/agreement
 
 results-without-vnni: export QBENCH_OUTPUTS = outputs/without_vnni
 results-without-vnni: export QBENCH_STORE := $(or $(QBENCH_STORE),outputs/store)
 results-without-vnni: $(READY_DEV) ## docs/results/without_vnni, on a processor without VNNI alone (half an hour; no part of results)
-	$(call run_sweeps,without_vnni,measure=none measure.agreement=always)
+	$(call run_sweeps,$(RESULTS)/without_vnni,measure=none measure.agreement=always)
 	$(BIN)/python -m qbench.report.goals $(RESULTS)/without_vnni
 
 results-exports: $(READY_DEV) ## C of what results-agreement has made, compiled and compared; docs/results/exports
