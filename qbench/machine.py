@@ -37,13 +37,19 @@ def emulates_bfloat16() -> bool:
 
 
 def parse_cpuinfo(text: str) -> tuple[str | None, frozenset[str]]:
-    """Model name and flags of the first processor in the text of /proc/cpuinfo; (None, empty) where it has none."""
+    """Model name and flags of the first processor in the text of /proc/cpuinfo; (None, empty) where it has none.
+
+    The name has family and model number behind it, for virtual machines call very different processors the same.
+    """
     fields: dict[str, str] = {}
     for line in text.split("\n\n", 1)[0].splitlines():
         key, _, value = line.partition(":")
         fields[key.strip()] = value.strip()
+    name, family, model = (fields.get(key) for key in ("model name", "cpu family", "model"))
+    if name and family and model:
+        name = f"{name} (family {family}, model {model})"
     # x86 says "flags", Arm says "Features"
-    return fields.get("model name"), frozenset((fields.get("flags") or fields.get("Features") or "").split())
+    return name, frozenset((fields.get("flags") or fields.get("Features") or "").split())
 
 
 @cache

@@ -24,6 +24,14 @@ def test_cpuinfo_is_read_from_the_first_processor() -> None:
     assert flags == {"fpu", "avx2", "avx512f", "avx512_vnni", "amx_int8"}
 
 
+def test_processors_of_one_name_are_told_apart() -> None:
+    names = [
+        parse_cpuinfo(f"cpu family\t: {family}\nmodel\t\t: {model}\nmodel name\t: AMD EPYC\n")[0]
+        for family, model in ((25, 1), (26, 2))
+    ]
+    assert names == ["AMD EPYC (family 25, model 1)", "AMD EPYC (family 26, model 2)"]
+
+
 def test_cpuinfo_of_arm_names_no_model() -> None:
     assert parse_cpuinfo("processor: 0\nFeatures: fp asimd\n") == (None, frozenset({"fp", "asimd"}))
 
